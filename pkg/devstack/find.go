@@ -87,6 +87,9 @@ func find(ctx context.Context, major int) (binaries, error) {
 	}
 	slices.SortStableFunc(packaged, func(a, b binaries) int { return cmp.Compare(b.major, a.major) })
 	found = append(found, packaged...)
+	if err := ctx.Err(); err != nil { // nothing answers then
+		return binaries{}, err
+	}
 	if len(found) == 0 {
 		return binaries{}, errNoPostgres
 	}

@@ -149,9 +149,9 @@ func (s *PostgresServer) DSN() string { return s.Database("postgres") }
 
 // Database is DSN for another database of the server, of a plain name.
 func (s *PostgresServer) Database(name string) string {
-	return "postgres:///" + url.PathEscape(name) + "?" + url.Values{
-		"host": {s.socket}, "port": {"5432"}, "user": {"postgres"}, "sslmode": {"disable"},
-	}.Encode()
+	parameters := url.Values{"host": {s.socket}, "port": {"5432"}, "user": {"postgres"}, "sslmode": {"disable"}}
+	// libpq and pgx take a plus for a plus.
+	return "postgres:///" + url.PathEscape(name) + "?" + strings.ReplaceAll(parameters.Encode(), "+", "%20")
 }
 
 // Wait returns nil after Stop, and an error with the end of the log when the server ends by itself.
@@ -479,9 +479,9 @@ func environment() []string {
 }
 
 // socketDir is where the socket goes: the directory itself, or one with a shorter name when its path is too long for a
-// socket. The short name is derived from the long one, so that a server that comes back finds its own again.
+// socket or would be read as a list of two. The short name is derived from the long one, so that a server that comes back finds its own again.
 func socketDir(dir string, as user) (string, error) {
-	if len(dir+socketName) <= maxSocketPath {
+	if len(dir+socketName) <= maxSocketPath && !strings.ContainsAny(dir, `,"`) {
 		return dir, nil
 	}
 	sum := sha256.Sum256([]byte(dir))
