@@ -1,0 +1,89 @@
+package simaws
+
+import (
+	"fmt"
+	"slices"
+)
+
+var addressListing = &listing[Address]{
+	what: "allocationId", set: "addressesSet", ids: "AllocationId",
+	prefix: "eipalloc-", notFound: "InvalidAllocationID.NotFound", malformed: "InvalidParameterValue",
+	rows: func(c *call) []Address { return c.region.Addresses },
+	hidden: func(c *call, a *Address) bool {
+		ips := c.form.list("PublicIp")
+		return len(ips) > 0 && !slices.Contains(ips, a.PublicIP)
+	},
+	id:   func(a *Address) string { return a.Allocation },
+	tags: func(a *Address) []Tag { return a.Tags },
+	fields: map[string]func([]string, *call, *Address) []string{
+		"allocation-id":        func(d []string, _ *call, a *Address) []string { return append(d, a.Allocation) },
+		"association-id":       func(d []string, _ *call, a *Address) []string { return appendSet(d, a.association()) },
+		"domain":               func(d []string, _ *call, _ *Address) []string { return append(d, "vpc") },
+		"instance-id":          func(d []string, _ *call, a *Address) []string { return appendSet(d, a.Instance) },
+		"network-border-group": func(d []string, c *call, _ *Address) []string { return append(d, c.region.Name) },
+		"network-interface-id": func(d []string, _ *call, a *Address) []string { return appendSet(d, a.networkInterface()) },
+		"network-interface-owner-id": func(d []string, c *call, a *Address) []string {
+			if a.association() == "" {
+				return d
+			}
+			return append(d, c.account.ID)
+		},
+		"private-ip-address": func(d []string, c *call, a *Address) []string { return appendSet(d, a.privateIP(c)) },
+		"public-ip":          func(d []string, _ *call, a *Address) []string { return append(d, a.PublicIP) },
+	},
+	write: func(c *call, x *xmlWriter, page []*Address) {
+		for _, a := range page {
+			x.open("item")
+			x.str("publicIp", a.PublicIP)
+			x.str("allocationId", a.Allocation)
+			x.str("domain", "vpc")
+			if as := a.association(); as != "" {
+				x.opt("instanceId", a.Instance)
+				x.str("associationId", as)
+				x.str("networkInterfaceId", a.networkInterface())
+				x.str("networkInterfaceOwnerId", c.account.ID)
+				x.str("privateIpAddress", a.privateIP(c))
+			}
+			x.tags(a.Tags)
+			x.str("publicIpv4Pool", "amazon")
+			x.str("networkBorderGroup", c.region.Name)
+			x.close("item")
+		}
+	},
+}
+
+func appendSet(d []string, v string) []string {
+	if v != "" {
+		d = append(d, v)
+	}
+	return d
+}
+
+func (a *Address) association() string {
+	if a.Instance == "" && a.Interface == "" {
+		return ""
+	}
+	return derived("eipassoc-", a.Allocation)
+}
+
+func (a *Address) networkInterface() string {
+	if a.Instance != "" {
+		return derived("eni-", a.Instance)
+	}
+	return a.Interface
+}
+
+func (a *Address) privateIP(c *call) string {
+	if a.Instance == "" && a.Interface == "" {
+		return ""
+	}
+	if i, ok := c.region.instances[a.Instance]; ok {
+		return c.region.privateIP(int(i))
+	}
+	return fmt.Sprintf("10.255.%d.%d", hashString(a.Interface)&255, hashString(a.Interface)>>8&255)
+}
+
+// derived makes the id of something that follows from another thing.
+func derived(prefix, from string) string {
+	return fmt.Sprintf("%s0%016x", prefix, hashString(prefix+from))
+}
