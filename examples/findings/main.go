@@ -1,0 +1,44 @@
+// Findings asks the API for the dearest open findings: what another team's
+// service would do.
+//
+//	go run ./findings
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
+)
+
+func main() {
+	log.SetFlags(0)
+	addr := os.Getenv("NIGHTSHIFT_PERSISTENCE_ADDR")
+	if addr == "" {
+		addr = "127.0.0.1:7306"
+	}
+	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	resp, err := findingv1.NewFindingServiceClient(conn).ListFindings(ctx, &findingv1.ListFindingsRequest{
+		Filter:   `state != "RESOLVED" AND severity >= "MEDIUM"`,
+		OrderBy:  "monthly_cost desc",
+		PageSize: 5,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, f := range resp.GetFindings() {
+		fmt.Printf("$%9.2f  %-16s %s  %s\n", f.GetMonthlyCost().GetHigh(), f.GetRuleId(), f.GetResource().GetId(), f.GetReason())
+	}
+}
