@@ -10,6 +10,9 @@ BIN := .bin
 MODULES := gen pkg services
 TOOLS := $(notdir $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod)))
 
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -ldflags "-X nightshift.dev/pkg/app.Version=$(VERSION)"
+
 # ARGS is handed on: make run ARGS="--once --demo", make test ARGS="-run TestLayers".
 ARGS ?=
 
@@ -22,12 +25,12 @@ help: ## list the targets
 # exec: Ctrl-C reaches nightshift alone, and no shell stays behind.
 .PHONY: run
 run: ## build and start everything in one process: make run ARGS="--help"
-	@go build -o $(BIN)/ ./services/cmd/nightshift
+	@go build $(LDFLAGS) -o $(BIN)/ ./services/cmd/nightshift
 	@exec $(BIN)/nightshift up $(ARGS)
 
 .PHONY: build
 build: ## build every binary into .bin
-	go build -o $(BIN)/ ./services/cmd/...
+	go build $(LDFLAGS) -o $(BIN)/ ./services/cmd/...
 
 # ---- test ------------------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ func lock(dir string) (*os.File, error) {
 	}
 	// The pid is for people: the lock is what counts, so a failure to write it down is not one to lock.
 	if err := f.Truncate(0); err == nil {
-		f.WriteString(strconv.Itoa(os.Getpid()) + "\n")
+		_, _ = f.WriteString(strconv.Itoa(os.Getpid()) + "\n")
 	}
 	return f, nil
 }

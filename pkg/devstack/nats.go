@@ -145,15 +145,15 @@ func (l *natsLog) Debugf(string, ...any)  {}
 func (l *natsLog) Tracef(string, ...any)  {}
 
 func (l *natsLog) Warnf(format string, args ...any) {
-	l.to.Warn("nats: " + fmt.Sprintf(format, args...))
+	l.to.Warn("nats server", "says", fmt.Sprintf(format, args...))
 }
 
 func (l *natsLog) Errorf(format string, args ...any) {
-	l.to.Error("nats: " + fmt.Sprintf(format, args...))
+	l.to.Error("nats server", "says", fmt.Sprintf(format, args...))
 }
 
 func (l *natsLog) Fatalf(format string, args ...any) {
 	text := strings.TrimSpace(fmt.Sprintf(format, args...))
-	l.to.Error("nats: " + text)
+	l.to.Error("nats server", "says", text)
 	l.fatal.Store(&text)
 }

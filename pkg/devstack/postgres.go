@@ -181,7 +181,7 @@ func (s *PostgresServer) end() {
 		signal syscall.Signal
 		wait   time.Duration
 	}{{syscall.SIGINT, fastStop}, {syscall.SIGQUIT, immediateStop}, {syscall.SIGKILL, time.Second}} {
-		s.process.Signal(step.signal) // an error means that it is gone already, which the next line sees
+		_ = s.process.Signal(step.signal) // an error means that it is gone already, which the next line sees
 		select {
 		case <-s.done:
 			return
@@ -382,7 +382,7 @@ func (s *PostgresServer) start(ctx context.Context, bin binaries, as user) error
 	for _, setting := range s.settings() {
 		args = append(args, "-c", setting)
 	}
-	cmd := exec.Command(filepath.Join(bin.dir, "postgres"), args...)
+	cmd := exec.Command(filepath.Join(bin.dir, "postgres"), args...) //nolint:noctx // it lives until Stop, not until ctx ends
 	cmd.Dir, cmd.Env, cmd.SysProcAttr = "/", environment(), as.attributes()
 	// A group of its own: Ctrl-C in a terminal is for us, who stop the server last.
 	cmd.SysProcAttr.Setpgid = true
@@ -538,7 +538,7 @@ func guard(dir string, temporary bool) (*watchdog, error) {
 		return nil, err
 	}
 	defer r.Close()
-	cmd := exec.Command("/bin/sh", "-c", watch, "sh", dir, signal, remove)
+	cmd := exec.Command("/bin/sh", "-c", watch, "sh", dir, signal, remove) //nolint:noctx // it outlives us
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{r}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is not for it
@@ -557,5 +557,5 @@ func guard(dir string, temporary bool) (*watchdog, error) {
 func (w *watchdog) stop() {
 	w.server.Close()
 	w.alive.Close()
-	w.shell.Wait() // it has nothing to say
+	_ = w.shell.Wait() // it has nothing to say
 }
