@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -80,11 +79,7 @@ func New(ctx context.Context, c Config) (*Cloud, error) {
 	if (c.AccessKeyID == "") != (c.SecretAccessKey == "") {
 		return nil, errors.New("aws: an access key id and a secret access key go together")
 	}
-	retryer := newRetryer(c.Backoff)
-	options := []func(*config.LoadOptions) error{
-		config.WithHTTPClient(newHTTPClient()),
-		config.WithRetryer(func() sdk.Retryer { return retryer }),
-	}
+	options := []func(*config.LoadOptions) error{config.WithHTTPClient(newHTTPClient())}
 	if c.Region != "" {
 		options = append(options, config.WithRegion(c.Region))
 	}
@@ -106,8 +101,11 @@ func New(ctx context.Context, c Config) (*Cloud, error) {
 	if cfg.AppID == "" {
 		cfg.AppID = "nightshift"
 	}
-	// Wrapped only now, so that the SDK could add AWS_CA_BUNDLE to it.
+	// Both only now, for the SDK adds AWS_CA_BUNDLE only to a client of its own
+	// and reads AWS_MAX_ATTEMPTS only without a retryer.
 	cfg.HTTPClient = client{cfg.HTTPClient}
+	retryer := newRetryer(c.Backoff)
+	cfg.Retryer = func() sdk.Retryer { return retryer }
 	return &Cloud{
 		cfg:     cfg,
 		cbor:    c.CloudWatchProtocol != "query",
@@ -242,22 +240,4 @@ func (c *Cloud) config(region, account string, creds sdk.CredentialsProvider, m 
 	}
 	cfg.APIOptions = append(slices.Clone(cfg.APIOptions), in.attach)
 	return cfg
-}
-
-// PartitionOf returns the partition a region belongs to, by its name.
-func PartitionOf(region string) string {
-	for _, p := range []struct{ prefix, partition string }{
-		{"cn-", "aws-cn"},
-		{"us-gov-", "aws-us-gov"},
-		{"us-isob-", "aws-iso-b"},
-		{"us-isof-", "aws-iso-f"},
-		{"eu-isoe-", "aws-iso-e"},
-		{"us-iso-", "aws-iso"},
-		{"eusc-", "aws-eusc"},
-	} {
-		if strings.HasPrefix(region, p.prefix) {
-			return p.partition
-		}
-	}
-	return "aws"
 }
