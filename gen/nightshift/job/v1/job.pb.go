@@ -111,7 +111,10 @@ type Job struct {
 	// Set by the scheduler: the last planned time that fired; unset before the first.
 	LastFireTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=last_fire_time,json=lastFireTime,proto3" json:"last_fire_time,omitempty"`
 	// Set by the scheduler: the next planned time; unset while paused.
-	NextFireTime  *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=next_fire_time,json=nextFireTime,proto3" json:"next_fire_time,omitempty"`
+	NextFireTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=next_fire_time,json=nextFireTime,proto3" json:"next_fire_time,omitempty"`
+	// Set by the scheduler: since when the schedule counts, which is when it was created, changed, paused or resumed.
+	// No time planned before this one fires.
+	ScheduleTime  *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=schedule_time,json=scheduleTime,proto3" json:"schedule_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -251,6 +254,13 @@ func (x *Job) GetNextFireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Job) GetScheduleTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ScheduleTime
+	}
+	return nil
+}
+
 // Trigger asks for one run.
 type Trigger struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -382,7 +392,7 @@ var File_nightshift_job_v1_job_proto protoreflect.FileDescriptor
 
 const file_nightshift_job_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x1bnightshift/job/v1/job.proto\x12\x11nightshift.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\a\n" +
+	"\x1bnightshift/job/v1/job.proto\x12\x11nightshift.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9b\b\n" +
 	"\x03Job\x12<\n" +
 	"\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12<\n" +
 	"\x04kind\x18\x02 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04kind\x12*\n" +
@@ -407,7 +417,8 @@ const file_nightshift_job_v1_job_proto_rawDesc = "" +
 	"\vupdate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12@\n" +
 	"\x0elast_fire_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\flastFireTime\x12@\n" +
-	"\x0enext_fire_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\fnextFireTime\x1a=\n" +
+	"\x0enext_fire_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\fnextFireTime\x12?\n" +
+	"\rschedule_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\fscheduleTime\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
@@ -471,16 +482,17 @@ var file_nightshift_job_v1_job_proto_depIdxs = []int32{
 	7,  // 4: nightshift.job.v1.Job.update_time:type_name -> google.protobuf.Timestamp
 	7,  // 5: nightshift.job.v1.Job.last_fire_time:type_name -> google.protobuf.Timestamp
 	7,  // 6: nightshift.job.v1.Job.next_fire_time:type_name -> google.protobuf.Timestamp
-	0,  // 7: nightshift.job.v1.Trigger.cause:type_name -> nightshift.job.v1.Cause
-	7,  // 8: nightshift.job.v1.Trigger.planned_time:type_name -> google.protobuf.Timestamp
-	7,  // 9: nightshift.job.v1.Trigger.fire_time:type_name -> google.protobuf.Timestamp
-	5,  // 10: nightshift.job.v1.Trigger.parameters:type_name -> nightshift.job.v1.Trigger.ParametersEntry
-	6,  // 11: nightshift.job.v1.Trigger.timeout:type_name -> google.protobuf.Duration
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	7,  // 7: nightshift.job.v1.Job.schedule_time:type_name -> google.protobuf.Timestamp
+	0,  // 8: nightshift.job.v1.Trigger.cause:type_name -> nightshift.job.v1.Cause
+	7,  // 9: nightshift.job.v1.Trigger.planned_time:type_name -> google.protobuf.Timestamp
+	7,  // 10: nightshift.job.v1.Trigger.fire_time:type_name -> google.protobuf.Timestamp
+	5,  // 11: nightshift.job.v1.Trigger.parameters:type_name -> nightshift.job.v1.Trigger.ParametersEntry
+	6,  // 12: nightshift.job.v1.Trigger.timeout:type_name -> google.protobuf.Duration
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_job_v1_job_proto_init() }

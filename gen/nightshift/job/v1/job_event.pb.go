@@ -34,7 +34,11 @@ type JobTriggered struct {
 	// resumed, and its next planned time is computed from here.
 	ArmedTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=armed_time,json=armedTime,proto3" json:"armed_time,omitempty"`
 	// Etag of the definition that was in force.
-	JobEtag       string `protobuf:"bytes,3,opt,name=job_etag,json=jobEtag,proto3" json:"job_etag,omitempty"`
+	JobEtag string `protobuf:"bytes,3,opt,name=job_etag,json=jobEtag,proto3" json:"job_etag,omitempty"`
+	// Job name; set in every record.
+	Job string `protobuf:"bytes,4,opt,name=job,proto3" json:"job,omitempty"`
+	// Job kind; set in every record.
+	Kind          string `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -90,6 +94,20 @@ func (x *JobTriggered) GetJobEtag() string {
 	return ""
 }
 
+func (x *JobTriggered) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *JobTriggered) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
 // JobRequested asks for a run beside the schedule.
 // Subject: nightshift.job.v1.JobRequested.<kind>.<job>
 type JobRequested struct {
@@ -141,12 +159,14 @@ var File_nightshift_job_v1_job_event_proto protoreflect.FileDescriptor
 
 const file_nightshift_job_v1_job_event_proto_rawDesc = "" +
 	"\n" +
-	"!nightshift/job/v1/job_event.proto\x12\x11nightshift.job.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnightshift/job/v1/job.proto\"\x9a\x01\n" +
+	"!nightshift/job/v1/job_event.proto\x12\x11nightshift.job.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnightshift/job/v1/job.proto\"\xc0\x01\n" +
 	"\fJobTriggered\x124\n" +
 	"\atrigger\x18\x01 \x01(\v2\x1a.nightshift.job.v1.TriggerR\atrigger\x129\n" +
 	"\n" +
 	"armed_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tarmedTime\x12\x19\n" +
-	"\bjob_etag\x18\x03 \x01(\tR\ajobEtag\"D\n" +
+	"\bjob_etag\x18\x03 \x01(\tR\ajobEtag\x12\x10\n" +
+	"\x03job\x18\x04 \x01(\tR\x03job\x12\x12\n" +
+	"\x04kind\x18\x05 \x01(\tR\x04kind\"D\n" +
 	"\fJobRequested\x124\n" +
 	"\atrigger\x18\x01 \x01(\v2\x1a.nightshift.job.v1.TriggerR\atriggerB\xb8\x01\n" +
 	"\x15com.nightshift.job.v1B\rJobEventProtoP\x01Z*nightshift.dev/gen/nightshift/job/v1;jobv1\xa2\x02\x03NJX\xaa\x02\x11Nightshift.Job.V1\xca\x02\x11Nightshift\\Job\\V1\xe2\x02\x1dNightshift\\Job\\V1\\GPBMetadata\xea\x02\x13Nightshift::Job::V1b\x06proto3"
