@@ -221,14 +221,13 @@ func getMetricData(c *call, x *xmlWriter) (*answer, error) {
 
 // check validates as CloudWatch does.
 func (in *getMetricDataInput) check() error {
-	if in.StartTime == nil || in.EndTime == nil || len(in.MetricDataQueries) == 0 {
-		for name, missing := range map[string]bool{"StartTime": in.StartTime == nil, "EndTime": in.EndTime == nil, "MetricDataQueries": len(in.MetricDataQueries) == 0} {
-			if missing {
-				return fail(400, "MissingParameter", "The parameter %s is required.", name)
-			}
-		}
-	}
 	switch {
+	case len(in.MetricDataQueries) == 0:
+		return fail(400, "MissingParameter", "The parameter MetricDataQueries is required.")
+	case in.StartTime == nil:
+		return fail(400, "MissingParameter", "The parameter StartTime is required.")
+	case in.EndTime == nil:
+		return fail(400, "MissingParameter", "The parameter EndTime is required.")
 	case len(in.MetricDataQueries) > maxQueries:
 		return fail(400, "ValidationError", "The collection MetricDataQueries must not have a size greater than %d.", maxQueries)
 	case *in.StartTime >= *in.EndTime:

@@ -34,6 +34,7 @@ type listing[T any] struct {
 
 	prefix    string // of an id
 	notFound  string // error code for an unknown id
+	missing   string // and its message
 	malformed string // error code for something that is no id at all
 
 	// limit is the largest page, 0 for an action that does not page. exact: a larger MaxResults is an error, not cut down.
@@ -171,10 +172,8 @@ func (l *listing[T]) byID(c *call, ids []string, filters filters[T]) ([]*T, erro
 			page = append(page, row)
 		}
 	}
-	if noun := strings.TrimSuffix(l.what, "Id"); len(missing) == 1 {
-		return nil, fail(400, l.notFound, "The %s ID '%s' does not exist", noun, missing[0])
-	} else if len(missing) > 1 {
-		return nil, fail(400, l.notFound, "The %s IDs '%s' do not exist", noun, strings.Join(missing, ", "))
+	if len(missing) > 0 {
+		return nil, fail(400, l.notFound, l.missing, strings.Join(missing, ", "))
 	}
 	return page, nil
 }

@@ -7,7 +7,7 @@ import (
 
 var addressListing = &listing[Address]{
 	what: "allocationId", set: "addressesSet", ids: "AllocationId",
-	prefix: "eipalloc-", notFound: "InvalidAllocationID.NotFound", malformed: "InvalidParameterValue",
+	prefix: "eipalloc-", notFound: "InvalidAllocationID.NotFound", missing: "The allocation ID '%s' does not exist", malformed: "InvalidParameterValue",
 	rows: func(c *call) []Address { return c.region.Addresses },
 	hidden: func(c *call, a *Address) bool {
 		ips := c.form.list("PublicIp")

@@ -11,7 +11,7 @@ var stateCodes = map[string]int64{"pending": 0, "running": 16, "shutting-down": 
 
 var instanceListing = &listing[Instance]{
 	what: "instanceId", set: "reservationSet", ids: "InstanceId",
-	prefix: "i-", notFound: "InvalidInstanceID.NotFound", malformed: "InvalidInstanceID.Malformed",
+	prefix: "i-", notFound: "InvalidInstanceID.NotFound", missing: "The instance ID '%s' does not exist", malformed: "InvalidInstanceID.Malformed",
 	limit: 1000, exact: true, either: true,
 	rows: func(c *call) []Instance { return c.region.Instances },
 	id:   func(in *Instance) string { return in.ID },

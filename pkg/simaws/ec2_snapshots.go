@@ -7,7 +7,7 @@ import (
 
 var snapshotListing = &listing[Snapshot]{
 	what: "snapshotId", set: "snapshotSet", ids: "SnapshotId",
-	prefix: "snap-", notFound: "InvalidSnapshot.NotFound", malformed: "InvalidSnapshotID.Malformed",
+	prefix: "snap-", notFound: "InvalidSnapshot.NotFound", missing: "The snapshot '%s' does not exist.", malformed: "InvalidSnapshotID.Malformed",
 	limit: 1000,
 	rows:  func(c *call) []Snapshot { return c.region.Snapshots },
 	hidden: func(c *call, s *Snapshot) bool {

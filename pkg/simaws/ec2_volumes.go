@@ -4,7 +4,7 @@ import "strconv"
 
 var volumeListing = &listing[Volume]{
 	what: "volumeId", set: "volumeSet", ids: "VolumeId",
-	prefix: "vol-", notFound: "InvalidVolume.NotFound", malformed: "InvalidParameterValue",
+	prefix: "vol-", notFound: "InvalidVolume.NotFound", missing: "The volume '%s' does not exist.", malformed: "InvalidParameterValue",
 	limit: 500, either: true,
 	rows:   func(c *call) []Volume { return c.region.Volumes },
 	hidden: func(_ *call, v *Volume) bool { return v.State == "deleted" },

@@ -213,7 +213,7 @@ func Load(path string) (*Estate, error) {
 	if err := readFile(path, e); err != nil {
 		return nil, err
 	}
-	if err := e.index(); err != nil {
+	if err := e.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return e, nil
@@ -326,8 +326,9 @@ func (e *Estate) Resources() int {
 	return n
 }
 
-// index checks the estate and builds what lookups need.
-func (e *Estate) index() error {
+// Validate checks an estate made by hand, saying what is wrong and where, and builds what lookups need; it must be called before [New]. Load and Generate
+// have done it.
+func (e *Estate) Validate() error {
 	if e.Version != 1 {
 		return fmt.Errorf("version %d is not known, this program reads version 1", e.Version)
 	}

@@ -95,7 +95,7 @@ func Generate(o Options) *Estate {
 				Description: "Copied for DestinationAmi " + g.id("ami-") + " from SourceAmi " + g.id("ami-")})
 		}
 	}
-	if err := e.index(); err != nil {
+	if err := e.Validate(); err != nil {
 		panic("simaws: generated an estate that does not hold together: " + err.Error())
 	}
 	return e

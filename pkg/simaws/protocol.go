@@ -166,6 +166,8 @@ func (e *apiError) shape() string {
 	switch e.Code {
 	case "InvalidParameterValue", "InvalidParameterCombination":
 		return e.Code + "Exception"
+	case "ValidationError":
+		return "ValidationException"
 	case "MissingParameter":
 		return "MissingRequiredParameterException"
 	case "InternalServiceError":

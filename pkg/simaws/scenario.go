@@ -52,7 +52,7 @@ func flash(from, to float64) func(*generator, *Instance) {
 	return func(g *generator, in *Instance) {
 		in.Launched = g.ago(from, to)
 		in.Created = in.Launched
-		in.State, in.Stopped = "stopped", in.Launched.Add(2*time.Minute)
+		in.State, in.Stopped = "stopped", in.Launched.Add(45*time.Second) // less than a minute: no point with detailed monitoring either
 		in.Reason, in.ReasonCode = "Server.InternalError: Internal error on launch", "Server.InternalError"
 	}
 }

@@ -53,7 +53,7 @@ type Server struct {
 	buffers sync.Pool
 }
 
-// New returns a server for the estate, which must come from [Generate] or [Load].
+// New returns a server for the estate, which must come from [Generate] or [Load], or have passed [Estate.Validate].
 func New(e *Estate, c Config) *Server {
 	s := &Server{estate: e, config: c, clock: c.Clock, log: c.Log, hash: maphash.MakeSeed()}
 	if s.clock == nil {
@@ -121,6 +121,7 @@ func (s *Server) Env() []string {
 		"AWS_ACCESS_KEY_ID=" + a.AccessKey,
 		"AWS_SECRET_ACCESS_KEY=" + FakeSecret,
 		"AWS_REGION=" + region,
+		"AWS_DEFAULT_REGION=" + region, // what boto and the older CLI read
 	}
 }
 

@@ -2,11 +2,12 @@ package simaws_test
 
 import (
 	"context"
+	"io"
+	"net/http"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/cloudwatch"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -56,14 +57,23 @@ func serve(t *testing.T, e *simaws.Estate, c simaws.Config) *world {
 
 // as gives an SDK configuration with the account's static credentials; nothing is retried.
 func (w *world) as(account *simaws.Account, region string) aws.Config {
-	w.t.Helper()
-	cfg, err := config.LoadDefaultConfig(w.t.Context(), config.WithRegion(region), config.WithBaseEndpoint(w.server.URL()),
-		config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider(account.AccessKey, simaws.FakeSecret, "")),
-		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }))
-	if err != nil {
-		w.t.Fatal(err)
+	return aws.Config{Region: region, BaseEndpoint: aws.String(w.server.URL()), HTTPClient: &http.Client{Transport: quiet{}},
+		Credentials: credentials.NewStaticCredentialsProvider(account.AccessKey, simaws.FakeSecret, ""),
+		Retryer:     func() aws.Retryer { return aws.NopRetryer{} }}
+}
+
+// quiet hides the request body's WriteTo: the SDK closes the body as soon as headers arrive, its WriteTo then reports EOF, and net/http drops the connection
+// that is still being read.
+type quiet struct{}
+
+var transport = &http.Transport{MaxIdleConnsPerHost: 64}
+
+func (quiet) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		r = r.Clone(r.Context())
+		r.Body = struct{ io.ReadCloser }{r.Body}
 	}
-	return cfg
+	return transport.RoundTrip(r)
 }
 
 func (w *world) management() *simaws.Account { return w.estate.Accounts[0] }

@@ -80,7 +80,7 @@ func serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Serve an estate; prints the variables that point AWS tools at it",
 		Example: `  simaws serve
-  eval "$(simaws serve --listen 127.0.0.1:4566 | head -4)"     # in another terminal: paste what it prints
+  # in another terminal, after pasting the lines it prints:
   aws ec2 describe-volumes --filters Name=status,Values=available
   simaws serve --resources 100000 --accounts 25 --no-quotas
   simaws serve --faults faults.json      # [{"kind":"throttle","share":0.2},{"kind":"reset","region":"eu-west-1","after":3}]
