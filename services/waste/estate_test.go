@@ -1,0 +1,181 @@
+package waste
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
+	"nightshift.dev/pkg/aws"
+	"nightshift.dev/pkg/price"
+	"nightshift.dev/pkg/rule"
+	"nightshift.dev/pkg/scan"
+	"nightshift.dev/pkg/simaws"
+)
+
+// world is an estate being served, and a cloud that looks at it.
+type world struct {
+	estate  *simaws.Estate
+	server  *simaws.Server
+	cloud   *aws.Cloud
+	targets []scan.Target
+}
+
+var estateNow = time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)
+
+func serve(t testing.TB, o simaws.Options, c simaws.Config) *world {
+	t.Helper()
+	o.Now = estateNow
+	w := &world{estate: simaws.Generate(o)}
+	c.Clock = func() time.Time { return estateNow }
+	c.NoQuotas = true
+	w.server = simaws.New(w.estate, c)
+	ctx, stop := context.WithCancel(context.Background())
+	done, err := w.server.Listen(ctx, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	w.cloud, err = aws.New(ctx, aws.Config{
+		Region: "us-east-1", Endpoint: w.server.URL(), AccessKeyID: simaws.DemoAccessKey, SecretAccessKey: simaws.FakeSecret,
+		QuotaShare: 1, Backoff: func(int) time.Duration { return time.Millisecond },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range w.estate.Accounts {
+		if a.State != "" {
+			continue
+		}
+		for _, r := range a.Regions {
+			w.targets = append(w.targets, scan.Target{
+				Target: aws.Target{
+					Account: a.ID, Partition: "aws", RoleARN: a.RoleARN(simaws.ReadOnlyRole), ExternalID: a.Roles[0].ExternalID,
+				},
+				Region: r.Name,
+			})
+		}
+	}
+	return w
+}
+
+var prices = func() *price.Table {
+	t, err := price.Load("")
+	if err != nil {
+		panic(err)
+	}
+	return t
+}()
+
+// seen is what a scan told.
+type seen struct {
+	verdicts map[string]rule.Verdict // by rule and ARN
+	times    map[string]int
+	results  []*scanv1.ScopeResult
+}
+
+func (w *world) scan(t testing.TB, rules ...string) seen {
+	t.Helper()
+	s := seen{verdicts: map[string]rule.Verdict{}, times: map[string]int{}}
+	err := scan.Run(t.Context(), w.cloud, w.targets, Rules, scan.Options{At: estateNow, Rules: rules}, scan.Sink{
+		Judged: func(j *scan.Judgement) error {
+			key := j.Rule.ID + " " + j.Resource.ARN
+			s.verdicts[key] = j.Verdict
+			s.times[key]++
+			return nil
+		},
+		Finished: func(r *scanv1.ScopeResult) { s.results = append(s.results, r) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// compare holds the verdicts against the truth of the scopes that keep lets
+// through, and returns how many agreed.
+func (w *world) compare(t testing.TB, s seen, keep func(simaws.Truth) bool) int {
+	t.Helper()
+	n := 0
+	for _, truth := range w.estate.Truth() {
+		if keep != nil && !keep(truth) {
+			continue
+		}
+		key := truth.RuleID + " " + truth.ARN
+		v, ok := s.verdicts[key]
+		switch {
+		case !ok:
+			t.Errorf("%s: no verdict; the truth is %s (%s)", key, truth.Outcome, truth.Why)
+		case s.times[key] != 1:
+			t.Errorf("%s: judged %d times", key, s.times[key])
+		case v.Outcome.String() != truth.Outcome:
+			t.Errorf("%s: %s (%s); the truth is %s (%s)", key, v.Outcome, v.Reason, truth.Outcome, truth.Why)
+		case !sameCost(v, truth):
+			t.Errorf("%s: costs %s; the truth is %v (%s)", key, scan.CostText(v), money(truth.MonthlyCostHigh), truth.Why)
+		default:
+			n++
+		}
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+	return n
+}
+
+// sameCost compares to the cent. The truth says nothing of regions it has no
+// prices of; the cost is unknown in regions our table has none of.
+func sameCost(v rule.Verdict, truth simaws.Truth) bool {
+	if v.Outcome != rule.Violation {
+		return true
+	}
+	if !slices.Contains(prices.Regions(), truth.Region) {
+		return !v.Cost.Known
+	}
+	if truth.MonthlyCostHigh == nil {
+		return true
+	}
+	same := func(a, b float64) bool { return math.Abs(a-b) < 0.005 }
+	return v.Cost.Known && same(v.Cost.Low, *truth.MonthlyCostLow) && same(v.Cost.High, *truth.MonthlyCostHigh)
+}
+
+func money(usd *float64) string {
+	if usd == nil {
+		return "unknown"
+	}
+	return fmt.Sprintf("%.4f", *usd)
+}
+
+// TestTruth holds what a first scan finds to what is true, resource by
+// resource: nothing missed, nothing made up.
+func TestTruth(t *testing.T) {
+	t.Parallel()
+	for _, seed := range []uint64{1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233} {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			w := serve(t, simaws.Options{Seed: seed, Resources: 1200}, simaws.Config{})
+			s := w.scan(t)
+			n := w.compare(t, s, nil)
+			if n != len(s.verdicts) {
+				t.Errorf("%d verdicts, %d of them on what there is", len(s.verdicts), n)
+			}
+			for _, r := range s.results {
+				for _, c := range r.Coverage {
+					if c.Status != scanv1.CoverageStatus_COVERAGE_STATUS_COMPLETE {
+						t.Errorf("%s %s: %s is %s: %s", r.Scope.Account, r.Scope.Region, c.ResourceType, c.Status, c.Error)
+					}
+				}
+			}
+			if len(s.results) != len(w.targets) {
+				t.Errorf("%d results for %d targets", len(s.results), len(w.targets))
+			}
+		})
+	}
+}
