@@ -24,6 +24,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/organizations"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go/logging"
 )
 
 // Config is what can be set. The zero value is right for production.
@@ -79,7 +80,11 @@ func New(ctx context.Context, c Config) (*Cloud, error) {
 	if (c.AccessKeyID == "") != (c.SecretAccessKey == "") {
 		return nil, errors.New("aws: an access key id and a secret access key go together")
 	}
-	options := []func(*config.LoadOptions) error{config.WithHTTPClient(newHTTPClient())}
+	options := []func(*config.LoadOptions) error{
+		config.WithHTTPClient(newHTTPClient()),
+		// What matters comes back as an error and is logged once, by the caller.
+		config.WithLogger(logging.Nop{}),
+	}
 	if c.Region != "" {
 		options = append(options, config.WithRegion(c.Region))
 	}

@@ -27,7 +27,8 @@ type LastDatapoint struct {
 	// it was alive in that hour, and silent from the next full hour. Zero when
 	// there is no datapoint in the whole search.
 	Hour time.Time
-	// From is where the search began: the start of CloudWatch's retention.
+	// From is where the search began: the start of CloudWatch's retention of
+	// hourly points, or up to three days later.
 	From time.Time
 }
 
@@ -64,7 +65,9 @@ const (
 func lastDatapoints[T any](ctx context.Context, s *aws.Session, at time.Time, m Metric, rs []*T,
 	id func(*T) string, set func(*T, rule.Fact[LastDatapoint])) error {
 	end := at.UTC().Truncate(time.Hour).Add(time.Hour)
-	from := at.UTC().Add(-MetricRetention).Truncate(time.Hour)
+	// The first period that is whole, since the epoch: so AWS's periods are
+	// ours, and what lies before is not claimed to be known.
+	from := at.UTC().Add(-MetricRetention).Truncate(coarse).Add(coarse)
 	ids := unique(rs, id)
 
 	facts := make(map[string]rule.Fact[LastDatapoint], len(ids))
@@ -75,11 +78,9 @@ func lastDatapoints[T any](ctx context.Context, s *aws.Session, at time.Time, m 
 		facts[id] = f
 	}
 	newest := make(map[string]time.Time, len(ids))
-	// Full periods since the epoch, so that AWS's periods and ours agree.
-	begin := from.Truncate(coarse)
 	err := inParallel(ctx, slices.Collect(slices.Chunk(ids, metricQueries)), func(ctx context.Context, ids []string) {
-		for id, r := range collect(ctx, s, m, begin, end, coarse, ids) {
-			last, ok := r.newest(begin, end)
+		for id, r := range collect(ctx, s, m, from, end, coarse, ids) {
+			last, ok := r.newest(from, end)
 			switch {
 			case r.err != nil:
 				record(id, rule.Failed[LastDatapoint](metricSource, r.err))
