@@ -17,8 +17,8 @@ var virginia = prices{
 	publicIPv4: 0.005 * 730,
 }
 
-// regionPrices are the regions the truth knows prices of. Ohio and Oregon have Virginia's. Elsewhere the truth makes no claim about money.
-var regionPrices = map[string]prices{"us-east-1": virginia, "us-east-2": virginia, "us-west-2": virginia}
+// regionPrices are the regions the truth knows prices of. Elsewhere it makes no claim about money: the cost is null.
+var regionPrices = map[string]prices{"us-east-1": virginia}
 
 // volume is what it costs a month, attached or not. gp3 includes 3,000 IOPS and 125 MiB/s.
 func (p prices) volume(v *Volume) float64 {
