@@ -115,7 +115,7 @@ func newBucket(q quota, share float64) *bucket {
 }
 
 // wait takes a token for one call that asks for so many datapoints. The error
-// wraps the context's, or says that the deadline comes before the token.
+// is the context's, or says that its deadline comes before the token.
 func (b *bucket) wait(ctx context.Context, points int) error {
 	err := b.calls.Wait(ctx)
 	if err == nil && b.points != nil && points > 0 {
@@ -124,8 +124,8 @@ func (b *bucket) wait(ctx context.Context, points int) error {
 	if err == nil {
 		return nil
 	}
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	return fmt.Errorf("%w: the next call allowed by the quota comes later", context.DeadlineExceeded)
 }

@@ -186,7 +186,7 @@ func (c *Cloud) assume(t Target) sdk.CredentialsProvider {
 		c.assumed[t] = a
 	}
 	a.used = now
-	return a
+	return a.CredentialsCache
 }
 
 // role assumes a role and calls its credentials old at 80 % of their life,

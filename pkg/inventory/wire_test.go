@@ -467,10 +467,10 @@ func page(n int, token string) string {
 	return b.String()
 }
 
-// Listing keeps a page, not the account: the live heap after 40 pages is that
+// Listing keeps a page, not the account: the live heap after 20 pages is that
 // after a few.
 func TestListingMemoryIsBounded(t *testing.T) {
-	const pages = 40
+	const pages = 20
 	w := newWire(t)
 	n := 0
 	bodies := map[bool]string{true: page(1000, "TOKEN"), false: page(1000, "")}
@@ -487,7 +487,7 @@ func TestListingMemoryIsBounded(t *testing.T) {
 	seen, most, start := 0, uint64(0), live()
 	err := inventory.Instances.List(t.Context(), w.Session, func(is []inventory.Instance) error {
 		seen += len(is)
-		if seen%10_000 == 0 {
+		if seen%5000 == 0 {
 			most = max(most, live())
 		}
 		return nil
