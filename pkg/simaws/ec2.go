@@ -3,7 +3,6 @@ package simaws
 import (
 	"encoding/base64"
 	"encoding/binary"
-	"fmt"
 	"net/url"
 	"slices"
 	"strconv"
@@ -330,17 +329,36 @@ func wildcard(p, s []rune) bool {
 
 func itoa(n int32) string { return strconv.Itoa(int(n)) }
 
+var zonePrefixes = map[string]string{
+	"us-east-1": "use1", "us-east-2": "use2", "us-west-1": "usw1", "us-west-2": "usw2", "eu-west-1": "euw1", "eu-west-2": "euw2", "eu-west-3": "euw3", "eu-central-1": "euc1",
+	"eu-north-1": "eun1", "ap-southeast-1": "apse1", "ap-southeast-2": "apse2", "ap-northeast-1": "apne1", "ap-northeast-2": "apne2", "ap-northeast-3": "apne3",
+	"ap-south-1": "aps1", "sa-east-1": "sae1", "ca-central-1": "cac1",
+}
+
+// zoneID is the id behind a zone's name; every account sees the same here.
 func zoneID(zone string) string {
-	short := map[string]string{"us-east-1": "use1", "us-east-2": "use2", "us-west-1": "usw1", "us-west-2": "usw2", "eu-west-1": "euw1", "eu-west-2": "euw2", "eu-west-3": "euw3",
-		"eu-central-1": "euc1", "eu-north-1": "eun1", "ap-southeast-1": "apse1", "ap-southeast-2": "apse2", "ap-northeast-1": "apne1", "ap-northeast-2": "apne2",
-		"ap-south-1": "aps1", "sa-east-1": "sae1", "ca-central-1": "cac1"}
 	if zone == "" {
 		return ""
 	}
 	region, letter := zone[:len(zone)-1], zone[len(zone)-1]
-	id, ok := short[region]
+	id, ok := zonePrefixes[region]
 	if !ok {
 		id = strings.ReplaceAll(region, "-", "")
 	}
-	return fmt.Sprintf("%s-az%d", id, letter-'a'+1)
+	return id + "-az" + strconv.Itoa(int(letter)-'a'+1)
+}
+
+// derived makes the id of something that follows from another thing.
+func derived(prefix, from string) string {
+	return string(appendID(make([]byte, 0, len(prefix)+17), prefix, hashString(prefix+from)))
+}
+
+// appendID spells an id as AWS does: the prefix and seventeen hexadecimal digits, of which the first is 0.
+func appendID(b []byte, prefix string, h uint64) []byte {
+	const hex = "0123456789abcdef"
+	b = append(append(b, prefix...), '0')
+	for i := 60; i >= 0; i -= 4 {
+		b = append(b, hex[h>>i&15])
+	}
+	return b
 }

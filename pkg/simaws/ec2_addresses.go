@@ -82,8 +82,3 @@ func (a *Address) privateIP(c *call) string {
 	}
 	return fmt.Sprintf("10.255.%d.%d", hashString(a.Interface)&255, hashString(a.Interface)>>8&255)
 }
-
-// derived makes the id of something that follows from another thing.
-func derived(prefix, from string) string {
-	return fmt.Sprintf("%s0%016x", prefix, hashString(prefix+from))
-}

@@ -178,14 +178,7 @@ func (g *generator) before(t time.Time, from, to float64) time.Time {
 }
 
 func (g *generator) id(prefix string) string {
-	const hex = "0123456789abcdef"
-	b := make([]byte, 0, len(prefix)+17)
-	b = append(append(b, prefix...), '0')
-	for h, i := g.rng.Uint64(), 0; i < 16; i++ {
-		b = append(b, hex[h&15])
-		h >>= 4
-	}
-	return string(b)
+	return string(appendID(make([]byte, 0, len(prefix)+17), prefix, g.rng.Uint64()))
 }
 
 func pick[T any](g *generator, from ...T) T { return from[g.rng.IntN(len(from))] }

@@ -82,11 +82,23 @@ func (x *xmlWriter) tags(tags []Tag) {
 	x.close("tagSet")
 }
 
+// plain are the bytes that need no second look.
+var plain = func() (t [256]bool) {
+	for c := 0x20; c < utf8.RuneSelf; c++ {
+		t[c] = c != '&' && c != '<' && c != '>' && c != '"'
+	}
+	return t
+}()
+
 // text escapes; what XML cannot carry (control characters, bytes that are not UTF-8) becomes U+FFFD.
 func (x *xmlWriter) text(s string) {
 	from := 0
 	for i := 0; i < len(s); {
 		c := s[i]
+		if plain[c] {
+			i++
+			continue
+		}
 		width, esc := 1, ""
 		switch {
 		case c == '&':
