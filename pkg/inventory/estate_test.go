@@ -86,7 +86,7 @@ func tagMap(tags []simaws.Tag) map[string]string {
 
 func TestInstancesAreTheEstates(t *testing.T) {
 	t.Parallel()
-	s := open(t, simaws.Options{Seed: 1, Resources: 6000, Accounts: 1, Regions: 1})
+	s := open(t, simaws.Options{Seed: 1, Resources: 3000, Accounts: 1, Regions: 1})
 	got, _ := list(t, s.Session, inventory.Instances)
 	if len(got) != len(s.region.Instances) {
 		t.Fatalf("listed %d of %d", len(got), len(s.region.Instances))
@@ -131,7 +131,7 @@ func TestInstancesAreTheEstates(t *testing.T) {
 
 func TestVolumesAreTheEstates(t *testing.T) {
 	t.Parallel()
-	s := open(t, simaws.Options{Seed: 2, Resources: 6000, Accounts: 1, Regions: 1})
+	s := open(t, simaws.Options{Seed: 2, Resources: 4000, Accounts: 1, Regions: 1})
 	got, pages := list(t, s.Session, inventory.Volumes)
 	want := map[string]simaws.Volume{}
 	for _, v := range s.region.Volumes {
@@ -160,7 +160,7 @@ func TestVolumesAreTheEstates(t *testing.T) {
 
 func TestAttachedVolumesAndAddresses(t *testing.T) {
 	t.Parallel()
-	s := open(t, simaws.Options{Seed: 3, Resources: 4000, Accounts: 1, Regions: 1})
+	s := open(t, simaws.Options{Seed: 3, Resources: 2500, Accounts: 1, Regions: 1})
 	is, _ := list(t, s.Session, inventory.Instances)
 	before := s.Meter.Snapshot().Calls
 	fill(t, s.Session, inventory.InstanceVolumes, is)
@@ -214,7 +214,7 @@ func sameSet(a, b []string) bool {
 
 func TestHasSnapshot(t *testing.T) {
 	t.Parallel()
-	s := open(t, simaws.Options{Seed: 4, Resources: 4000, Accounts: 1, Regions: 1})
+	s := open(t, simaws.Options{Seed: 4, Resources: 2500, Accounts: 1, Regions: 1})
 	vs, _ := list(t, s.Session, inventory.Volumes)
 	fill(t, s.Session, inventory.VolumeHasSnapshot, vs)
 	want := map[string]bool{}
@@ -241,7 +241,7 @@ func TestHasSnapshot(t *testing.T) {
 // instance and volume of an estate, however long ago.
 func TestLastDatapoints(t *testing.T) {
 	t.Parallel()
-	s := open(t, simaws.Options{Seed: 5, Resources: 5000, Accounts: 1, Regions: 1})
+	s := open(t, simaws.Options{Seed: 5, Resources: 3000, Accounts: 1, Regions: 1})
 	is, _ := list(t, s.Session, inventory.Instances)
 	fill(t, s.Session, inventory.InstanceLastCPU, is)
 	if u := s.Meter.Snapshot().Actions["cloudwatch:GetMetricData"]; u.BilledMetrics > int64(2*len(is)) || u.Calls > int64(2*((len(is)+499)/500)+60) {
@@ -327,7 +327,7 @@ func TestFaultsStayWhereTheyAre(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := open(t, simaws.Options{Seed: 6, Resources: 3000, Accounts: 1, Regions: 1})
+			s := open(t, simaws.Options{Seed: 6, Resources: 2500, Accounts: 1, Regions: 1})
 			is, _ := list(t, s.Session, inventory.Instances)
 			fill(t, s.Session, inventory.InstanceLastCPU, is)
 			var want []rule.Fact[inventory.LastDatapoint]
@@ -395,7 +395,7 @@ func TestDeniedFactsAreFailedFacts(t *testing.T) {
 // A listing that ends early says so, and what came before it stays.
 func TestListingEndsWithItsError(t *testing.T) {
 	t.Parallel()
-	s := open(t, simaws.Options{Seed: 8, Resources: 8000, Accounts: 1, Regions: 1})
+	s := open(t, simaws.Options{Seed: 8, Resources: 4000, Accounts: 1, Regions: 1})
 	if err := s.server.SetFaults(simaws.Fault{Kind: "reset", Action: "DescribeVolumes", After: 2}); err != nil {
 		t.Fatal(err)
 	}
@@ -405,7 +405,7 @@ func TestListingEndsWithItsError(t *testing.T) {
 		t.Errorf("got %d volumes and %v, want 1000 and unreachable", n, err)
 	}
 	// The receiver's own error ends it too, and comes back as it is.
-	s = open(t, simaws.Options{Seed: 8, Resources: 8000, Accounts: 1, Regions: 1})
+	s = open(t, simaws.Options{Seed: 8, Resources: 4000, Accounts: 1, Regions: 1})
 	err = inventory.Volumes.List(t.Context(), s.Session, func(vs []inventory.Volume) error { return context.Canceled })
 	if err != context.Canceled {
 		t.Errorf("got %v, want the receiver's error", err)

@@ -467,10 +467,10 @@ func page(n int, token string) string {
 	return b.String()
 }
 
-// Listing keeps a page, not the account: the live heap after 20 pages is that
+// Listing keeps a page, not the account: the live heap after 10 pages is that
 // after a few.
 func TestListingMemoryIsBounded(t *testing.T) {
-	const pages = 20
+	const pages = 10
 	w := newWire(t)
 	n := 0
 	bodies := map[bool]string{true: page(1000, "TOKEN"), false: page(1000, "")}
@@ -495,7 +495,7 @@ func TestListingMemoryIsBounded(t *testing.T) {
 	if err != nil || seen != pages*1000 {
 		t.Fatalf("listed %d, %v", seen, err)
 	}
-	if grown := int64(most) - int64(start); grown > 40<<20 {
+	if grown := int64(most) - int64(start); grown > 24<<20 {
 		t.Errorf("listing %d instances holds %d MiB more than before", seen, grown>>20)
 	}
 }
