@@ -1,6 +1,7 @@
 package scan
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -142,7 +143,7 @@ func errorText(err error) string {
 	case errors.As(err, &sink):
 		return "what was seen could not be handed on"
 	}
-	return clip(aws.Explain(err).Error(), maxText)
+	return text(cmp.Or(aws.Explain(err).Error(), aws.Classify(err).String()))
 }
 
 // timeLimit is the cause of a context that ended because the time allowed for

@@ -51,7 +51,7 @@ var _ = Rules.Add(scan.Rule[inventory.Volume]{
 			Want: scan.Want{
 				Outcome: rule.Violation, Severity: rule.Medium, Cost: "60.00", Since: example("2026-08-01 12:00"),
 				Confidence: rule.Derived, Source: "cloudwatch:GetMetricData",
-				Says: []string{"unattached since 2026-08-01 12:00 UTC", "a snapshot of it exists"},
+				Says: []string{"Unattached since 2026-08-01 12:00 UTC", "a snapshot of it exists"},
 			},
 		},
 		{
@@ -173,12 +173,12 @@ const describeVolumes = "ec2:DescribeVolumes"
 // it is not enough.
 func unattachedByListing(in scan.In, v inventory.Volume) (_ rule.Verdict, undecided bool) {
 	if v.State != "available" {
-		return notApplicable(in, "It is not unattached.", "state", v.State, describeVolumes), false
+		return notApplicable(in, "It is "+v.State+", not available.", "state", v.State, describeVolumes), false
 	}
 	if !v.Created.IsZero() && in.Ago(v.Created) < scan.Days(in.Params.Int("min_days")) {
 		return rule.Verdict{
 			Outcome: rule.Compliant,
-			Reason:  "It was created on " + when(v.Created) + ", and cannot have been unattached for longer.",
+			Reason:  "Created on " + when(v.Created) + ", and cannot have been unattached for longer.",
 			Evidence: []rule.Evidence{{
 				Name: "days_since_creation", Value: days(in, v.Created), Threshold: in.Params.Int("min_days"), Unit: "days",
 				Source: describeVolumes, At: in.At, Confidence: rule.Observed,
@@ -259,21 +259,21 @@ func unattachedFor(in scan.In, v inventory.Volume, l lasting) rule.Verdict {
 	}}
 	// What lies at the end of CloudWatch's retention moves with every scan.
 	moves := v.LastRead.Known && v.LastRead.Value.None() && l.latest.Equal(v.LastRead.Value.From) && l.source != observation
-	since := "unattached since " + when(l.latest)
+	since := "Unattached since " + when(l.latest)
 	switch {
 	case moves:
-		since = fmt.Sprintf("unattached for %d days or more: CloudWatch keeps no datapoint of it", days(in, l.latest))
+		since = fmt.Sprintf("Unattached for %d days or more: CloudWatch keeps no datapoint of it", days(in, l.latest))
 	case l.confidence == rule.LowerBound:
 		since += " or earlier"
 	}
 	if in.Ago(l.latest) < scan.Days(min) {
 		return rule.Verdict{
-			Outcome: rule.Compliant, Reason: fmt.Sprintf("It is %s, which is less than %d days.", since, min), Evidence: evidence,
+			Outcome: rule.Compliant, Reason: fmt.Sprintf("%s, which is less than %d days.", since, min), Evidence: evidence,
 		}
 	}
 	cost := in.Price.Volume(v.VolumeType, v.SizeGiB, v.IOPS, v.ThroughputMiBps)
 	out := rule.Verdict{
-		Outcome: rule.Violation, Severity: severity(cost), Cost: cost, Owner: owner(v.Tags), Reason: "It is " + since + ".",
+		Outcome: rule.Violation, Severity: severity(cost), Cost: cost, Owner: owner(v.Tags), Reason: since + ".",
 	}
 	if !moves {
 		out.Since = l.latest

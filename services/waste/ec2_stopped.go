@@ -57,7 +57,7 @@ var _ = Rules.Add(scan.Rule[inventory.Instance]{
 			Resource: stoppedExample("User initiated (2026-07-18 12:00:00 GMT)", withVolumes(gp3(100)), withAddresses("198.51.100.7")),
 			Want: scan.Want{
 				Outcome: rule.Violation, Severity: rule.Medium, Cost: "11.65", Since: example("2026-07-18 12:00"),
-				Confidence: rule.Observed, Source: "ec2:DescribeInstances", Says: []string{"stopped since 2026-07-18 12:00 UTC"},
+				Confidence: rule.Observed, Source: "ec2:DescribeInstances", Says: []string{"Stopped since 2026-07-18 12:00 UTC"},
 			},
 		},
 		{
@@ -209,7 +209,7 @@ func isStopped(in scan.In, i inventory.Instance) bool {
 // first two rungs of the ladder; undecided tells that it is not enough.
 func stoppedByListing(in scan.In, i inventory.Instance) (v rule.Verdict, undecided bool) {
 	if i.State != "stopped" {
-		return notApplicable(in, "It is not stopped.", "state", i.State, describeInstances), false
+		return notApplicable(in, "It is "+i.State+", not stopped.", "state", i.State, describeInstances), false
 	}
 	if group, member := i.Tags["aws:autoscaling:groupName"]; member {
 		return notApplicable(in, "A stopped member of an Auto Scaling group waits in its warm pool.",
@@ -219,7 +219,7 @@ func stoppedByListing(in scan.In, i inventory.Instance) (v rule.Verdict, undecid
 	if !i.Launched.IsZero() && in.Ago(i.Launched) < min {
 		return rule.Verdict{
 			Outcome: rule.Compliant,
-			Reason:  "It was started on " + when(i.Launched) + ", and cannot have been stopped for longer.",
+			Reason:  "Started on " + when(i.Launched) + ", and cannot have been stopped for longer.",
 			Evidence: []rule.Evidence{{
 				Name: "days_since_start", Value: days(in, i.Launched), Threshold: in.Params.Int("min_days"), Unit: "days",
 				Source: describeInstances, At: in.At, Confidence: rule.Observed, Note: "the last start bounds the stop from above",
@@ -320,22 +320,22 @@ func stoppedFor(in scan.In, i inventory.Instance, l lasting) rule.Verdict {
 		Name: "days_stopped", Value: days(in, l.latest), Threshold: min, Unit: "days",
 		Source: l.source, At: l.at, Confidence: l.confidence, Note: l.note,
 	}}
-	since := "stopped since " + when(l.latest)
+	since := "Stopped since " + when(l.latest)
 	switch {
 	case l.confidence == rule.LowerBound && l.source != observation:
-		since = fmt.Sprintf("stopped for %d days or more: CloudWatch keeps no datapoint of it", days(in, l.latest))
+		since = fmt.Sprintf("Stopped for %d days or more: CloudWatch keeps no datapoint of it", days(in, l.latest))
 	case l.confidence == rule.LowerBound:
 		since += " or earlier"
 	}
 	if in.Ago(l.latest) < scan.Days(min) {
 		return rule.Verdict{
-			Outcome: rule.Compliant, Reason: fmt.Sprintf("It is %s, which is less than %d days.", since, min), Evidence: evidence,
+			Outcome: rule.Compliant, Reason: fmt.Sprintf("%s, which is less than %d days.", since, min), Evidence: evidence,
 		}
 	}
 	cost := sumParts(in, i)
 	v := rule.Verdict{
 		Outcome: rule.Violation, Severity: severity(cost), Cost: cost, Owner: owner(i.Tags),
-		Reason:   "It is " + since + ".",
+		Reason:   since + ".",
 		Evidence: append(evidence, stoppedHoldings(in, i)...),
 	}
 	// What lies at the end of CloudWatch's retention moves with every scan.

@@ -1,0 +1,192 @@
+package scan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	accountv1 "nightshift.dev/gen/nightshift/account/v1"
+	runv1 "nightshift.dev/gen/nightshift/run/v1"
+	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
+	"nightshift.dev/pkg/aws"
+	"nightshift.dev/pkg/errs"
+)
+
+// selection is what a run or a dry run is to look at; what is empty means all.
+type selection struct{ accounts, regions, rules []string }
+
+var (
+	accountNumber = regexp.MustCompile(`^[0-9]{12}$`)
+	regionCode    = regexp.MustCompile(`^[a-z0-9-]{3,32}$`)
+)
+
+// parameters reads the parameters of a trigger: accounts, regions and rules,
+// each a list with commas. The error names each wrong one.
+func (w *Worker) parameters(set map[string]string) (selection, error) {
+	var s selection
+	out := errs.New(errs.InvalidArgument, "BAD_PARAMETERS", "the run's parameters cannot be used")
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		var list []string
+		for v := range strings.SplitSeq(set[name], ",") {
+			if v = strings.TrimSpace(v); v != "" && !slices.Contains(list, v) {
+				list = append(list, v)
+			}
+		}
+		switch name {
+		case "accounts":
+			s.accounts = list
+		case "regions":
+			s.regions = list
+		case "rules":
+			s.rules = list
+		default:
+			out = out.Field(name, "is not a parameter of a scan; there are accounts, regions and rules")
+		}
+	}
+	for _, a := range s.accounts {
+		if !accountNumber.MatchString(a) {
+			out = out.Field("accounts", "%q is not a 12-digit account number", a)
+		}
+	}
+	for _, r := range s.regions {
+		if !regionCode.MatchString(r) {
+			out = out.Field("regions", "%q is not a region code such as eu-west-1", r)
+		}
+	}
+	if _, err := w.set.pick(s.rules); err != nil {
+		if e := (*errs.Error)(nil); errors.As(err, &e) {
+			for _, v := range e.Violations() {
+				out = out.Field(v.Field, "%s", v.Description)
+			}
+		}
+	}
+	if len(out.Violations()) > 0 {
+		return selection{}, out
+	}
+	return s, nil
+}
+
+// planners is how many accounts are asked for their regions at once.
+const planners = 8
+
+// plan finds the scopes of a selection: the regions of every active account. An
+// account that cannot be entered becomes a scope that has failed already, and
+// the others go on. The error is one of the AccountService; FAILED_PRECONDITION
+// when there is nothing to scan; or *unreachable when no account at all could
+// be entered, for a reason that may pass.
+func (w *Worker) plan(ctx context.Context, sel selection, session string) ([]*runv1.PlannedScope, error) {
+	accounts, err := w.activeAccounts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var scopes []*runv1.PlannedScope
+	if len(sel.accounts) > 0 {
+		accounts = slices.DeleteFunc(accounts, func(a *accountv1.Account) bool { return !slices.Contains(sel.accounts, a.GetId()) })
+		for _, id := range sel.accounts {
+			if !slices.ContainsFunc(accounts, func(a *accountv1.Account) bool { return a.GetId() == id }) {
+				scopes = append(scopes, w.lost(id, scanv1.CoverageStatus_COVERAGE_STATUS_FAILED, "the account is not registered, or not active"))
+			}
+		}
+	}
+	if len(accounts) == 0 && len(scopes) == 0 {
+		return nil, errs.New(errs.FailedPrecondition, "NO_ACCOUNTS", "there is no active account to scan: register one first")
+	}
+
+	found := make([][]*runv1.PlannedScope, len(accounts))
+	failed := make([]error, len(accounts))
+	var g errgroup.Group
+	g.SetLimit(planners)
+	for i, a := range accounts {
+		g.Go(func() error {
+			regions := sel.regions
+			if len(regions) == 0 {
+				regions = a.GetRegions()
+			}
+			if len(regions) == 0 {
+				if regions, failed[i] = w.cloud.Regions(ctx, target(a, session)); failed[i] == nil && len(regions) == 0 {
+					found[i] = []*runv1.PlannedScope{w.lost(a.GetId(), scanv1.CoverageStatus_COVERAGE_STATUS_FAILED, "the account has no region enabled")}
+					return nil
+				}
+			}
+			if failed[i] != nil {
+				found[i] = []*runv1.PlannedScope{w.lost(a.GetId(), statusOf(failed[i], 0), errorText(failed[i]))}
+				return nil
+			}
+			for _, r := range regions {
+				found[i] = append(found[i], &runv1.PlannedScope{
+					Scope:   &scanv1.Scope{Service: w.set.Service(), Account: a.GetId(), Region: r},
+					RoleArn: a.GetRoleArn(), ExternalId: a.GetExternalId(), Partition: a.GetPartition(),
+				})
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if len(accounts) > 0 && !slices.ContainsFunc(failed, func(err error) bool { return !mayPass(err) }) {
+		return nil, &unreachable{failed[0]}
+	}
+	return slices.Concat(scopes, slices.Concat(found...)), nil
+}
+
+// unreachable says that no account could be entered, for a reason that may
+// pass.
+type unreachable struct{ first error }
+
+func (u *unreachable) Error() string { return "no account could be entered: " + errorText(u.first) }
+func (u *unreachable) Unwrap() error { return u.first }
+
+// mayPass tells that trying again can help.
+func mayPass(err error) bool {
+	if err == nil {
+		return false
+	}
+	if errors.As(err, new(*timeLimit)) {
+		return true
+	}
+	switch aws.Classify(err) {
+	case aws.Throttled, aws.Unreachable, aws.Failed:
+		return true
+	default:
+		return false
+	}
+}
+
+// lost is the scope of an account that failed before its regions were known.
+func (w *Worker) lost(account string, status scanv1.CoverageStatus, why string) *runv1.PlannedScope {
+	return &runv1.PlannedScope{
+		Scope:   &scanv1.Scope{Service: w.set.Service(), Account: account, Region: "-"},
+		Failure: &scanv1.Coverage{ResourceType: "*", Status: status, Error: why},
+	}
+}
+
+func target(a *accountv1.Account, session string) aws.Target {
+	return aws.Target{
+		Account: a.GetId(), Partition: a.GetPartition(), RoleARN: a.GetRoleArn(), ExternalID: a.GetExternalId(), SessionName: session,
+	}
+}
+
+// activeAccounts reads all pages.
+func (w *Worker) activeAccounts(ctx context.Context) ([]*accountv1.Account, error) {
+	var all []*accountv1.Account
+	req := &accountv1.ListAccountsRequest{PageSize: 1000, Filter: `state = "ACTIVE"`}
+	for {
+		page, err := w.accounts.ListAccounts(ctx, req)
+		if err != nil {
+			return nil, fmt.Errorf("list accounts: %w", err)
+		}
+		all = append(all, page.GetAccounts()...)
+		if page.GetNextPageToken() == "" {
+			return all, nil
+		}
+		req.PageToken = page.GetNextPageToken()
+	}
+}
