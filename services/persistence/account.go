@@ -1,0 +1,229 @@
+package persistence
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/uptrace/bun"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	accountv1 "nightshift.dev/gen/nightshift/account/v1"
+	"nightshift.dev/pkg/errs"
+	"nightshift.dev/pkg/page"
+)
+
+// account is a row of accounts.
+type account struct {
+	bun.BaseModel `bun:"table:accounts,alias:a"`
+
+	ID         string                 `bun:",pk"`
+	Name       string                 `bun:""`
+	Partition  string                 `bun:""`
+	RoleARN    string                 `bun:"role_arn"`
+	ExternalID string                 `bun:""`
+	Regions    []string               `bun:",array"`
+	Owner      string                 `bun:""`
+	Labels     map[string]string      `bun:"type:jsonb"`
+	State      accountv1.AccountState `bun:""`
+	CreateTime time.Time              `bun:""`
+	UpdateTime time.Time              `bun:""`
+}
+
+var accountFields = fields{
+	"id":    {column: "a.id", kind: kindText},
+	"name":  {column: "a.name", kind: kindText},
+	"owner": {column: "a.owner", kind: kindText},
+	"state": {column: "a.state", kind: kindEnum, values: enumValues(accountv1.AccountState(0))},
+}
+
+var accountOrder = order[*account]{{expr: "a.id", key: textKey(func(a *account) string { return a.ID })}}
+
+func (a *account) proto() *accountv1.Account {
+	p := &accountv1.Account{
+		Id: a.ID, Name: a.Name, Partition: a.Partition, RoleArn: a.RoleARN, ExternalId: a.ExternalID, Regions: a.Regions,
+		Owner: a.Owner, Labels: a.Labels, State: a.State,
+		CreateTime: timestamppb.New(a.CreateTime), UpdateTime: timestamppb.New(a.UpdateTime),
+	}
+	// Of everything there is: no two states of an account have the same.
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(p)
+	if err != nil {
+		panic("persistence: an account from the database cannot be marshalled: " + err.Error()) // all its text is UTF-8
+	}
+	sum := sha256.Sum256(b)
+	p.Etag = hex.EncodeToString(sum[:8])
+	return p
+}
+
+// set takes over the fields named as in the proto.
+func (a *account) set(p *accountv1.Account, paths []string) error {
+	for _, path := range paths {
+		switch path {
+		case "name":
+			a.Name = p.GetName()
+		case "partition":
+			a.Partition = p.GetPartition()
+		case "role_arn":
+			a.RoleARN = p.GetRoleArn()
+		case "external_id":
+			a.ExternalID = p.GetExternalId()
+		case "regions":
+			a.Regions = p.GetRegions()
+		case "owner":
+			a.Owner = p.GetOwner()
+		case "labels":
+			a.Labels = p.GetLabels()
+		case "state":
+			a.State = p.GetState()
+		default:
+			return errs.New(errs.InvalidArgument, "BAD_UPDATE_MASK", "the account cannot be updated").
+				Field("update_mask", "%q cannot be changed; use some of %s", path, strings.Join(accountPaths, ", "))
+		}
+	}
+	if a.Partition == "" {
+		a.Partition = "aws"
+	}
+	if a.State == accountv1.AccountState_ACCOUNT_STATE_UNSPECIFIED {
+		a.State = accountv1.AccountState_ACCOUNT_STATE_ACTIVE
+	}
+	if a.Regions == nil {
+		a.Regions = []string{}
+	}
+	if a.Labels == nil {
+		a.Labels = map[string]string{}
+	}
+	return nil
+}
+
+var accountPaths = []string{"name", "partition", "role_arn", "external_id", "regions", "owner", "labels", "state"}
+
+// CreateAccount implements AccountService.
+func (s *Service) CreateAccount(ctx context.Context, req *accountv1.CreateAccountRequest) (*accountv1.CreateAccountResponse, error) {
+	if err := refuseNUL(req, ""); err != nil {
+		return nil, err
+	}
+	a := &account{ID: req.GetAccount().GetId()}
+	if err := a.set(req.GetAccount(), accountPaths); err != nil {
+		return nil, err
+	}
+	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
+		a.CreateTime, a.UpdateTime = micros(tx.now), micros(tx.now)
+		_, err := tx.NewInsert().Model(a).Exec(ctx)
+		if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && pg.Code == "23505" {
+			return errs.New(errs.AlreadyExists, "ACCOUNT_EXISTS", "account %s is registered already; update it instead", a.ID)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &accountv1.CreateAccountResponse{Account: a.proto()}, nil
+}
+
+// GetAccount implements AccountService.
+func (s *Service) GetAccount(ctx context.Context, req *accountv1.GetAccountRequest) (*accountv1.GetAccountResponse, error) {
+	db, err := s.db(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a, err := readAccount(ctx, db.NewSelect(), req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return &accountv1.GetAccountResponse{Account: a.proto()}, nil
+}
+
+func readAccount(ctx context.Context, q *bun.SelectQuery, id string) (*account, error) {
+	a := &account{}
+	err := q.Model(a).Where("a.id = ?", id).Scan(ctx)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, errs.New(errs.NotFound, "ACCOUNT_NOT_FOUND", "account %s is not registered", id)
+	}
+	return a, fault(err)
+}
+
+// ListAccounts implements AccountService.
+func (s *Service) ListAccounts(ctx context.Context, req *accountv1.ListAccountsRequest) (*accountv1.ListAccountsResponse, error) {
+	db, err := s.db(ctx)
+	if err != nil {
+		return nil, err
+	}
+	where, err := accountFields.parse(req.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	rows, next, err := list(ctx, accountOrder, req.GetPageToken(), page.Size(req.GetPageSize()), []string{"accounts", req.GetFilter()},
+		func() *bun.SelectQuery { return where.apply(db.NewSelect().Model((*account)(nil))) })
+	if err != nil {
+		return nil, err
+	}
+	resp := &accountv1.ListAccountsResponse{NextPageToken: next}
+	for _, a := range rows {
+		resp.Accounts = append(resp.Accounts, a.proto())
+	}
+	return resp, nil
+}
+
+// UpdateAccount implements AccountService.
+func (s *Service) UpdateAccount(ctx context.Context, req *accountv1.UpdateAccountRequest) (*accountv1.UpdateAccountResponse, error) {
+	if err := refuseNUL(req, ""); err != nil {
+		return nil, err
+	}
+	paths := req.GetUpdateMask().GetPaths()
+	if len(paths) == 0 {
+		paths = accountPaths
+	}
+	var a *account
+	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) (err error) {
+		if a, err = readAccount(ctx, tx.NewSelect().For("UPDATE"), req.GetAccount().GetId()); err != nil {
+			return err
+		}
+		if err := a.match(req.GetAccount().GetEtag()); err != nil {
+			return err
+		}
+		if err := a.set(req.GetAccount(), paths); err != nil {
+			return err
+		}
+		// Later than before even when the clock is not, so that no old etag comes back.
+		a.UpdateTime = latest(micros(tx.now), a.UpdateTime.Add(time.Microsecond))
+		_, err = tx.NewUpdate().Model(a).WherePK().Exec(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &accountv1.UpdateAccountResponse{Account: a.proto()}, nil
+}
+
+// match refuses an etag that is not the present one. An empty one matches.
+func (a *account) match(etag string) error {
+	if present := a.proto().GetEtag(); etag != "" && etag != present {
+		return errs.New(errs.Aborted, "STALE_ETAG", "account %s has changed since it was read: its etag is %s now; read it again", a.ID, present)
+	}
+	return nil
+}
+
+// DeleteAccount implements AccountService.
+func (s *Service) DeleteAccount(ctx context.Context, req *accountv1.DeleteAccountRequest) (*accountv1.DeleteAccountResponse, error) {
+	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
+		a, err := readAccount(ctx, tx.NewSelect().For("UPDATE"), req.GetId())
+		if err != nil {
+			return err
+		}
+		if err := a.match(req.GetEtag()); err != nil {
+			return err
+		}
+		_, err = tx.NewDelete().Model(a).WherePK().Exec(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &accountv1.DeleteAccountResponse{}, nil
+}

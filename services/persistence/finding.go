@@ -1,0 +1,326 @@
+package persistence
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"hash/fnv"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/uptrace/bun"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
+	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
+	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
+	"nightshift.dev/pkg/errs"
+	"nightshift.dev/pkg/page"
+)
+
+// finding is a row of findings.
+type finding struct {
+	bun.BaseModel `bun:"table:findings,alias:f"`
+
+	ID           string            `bun:",pk"`
+	Service      string            `bun:""`
+	Account      string            `bun:""`
+	Region       string            `bun:""`
+	RuleID       string            `bun:""`
+	RuleVersion  int32             `bun:""`
+	Category     rulev1.Category   `bun:""`
+	State        findingv1.State   `bun:""`
+	Severity     rulev1.Severity   `bun:""`
+	ResourceARN  string            `bun:"resource_arn"`
+	ResourceID   string            `bun:""`
+	ResourceType string            `bun:""`
+	ResourceName string            `bun:""`
+	Title        string            `bun:""`
+	Owner        string            `bun:""`
+	CostLow      *float64          `bun:""`
+	CostHigh     *float64          `bun:""`
+	Cost         []byte            `bun:""`
+	Parameters   map[string]string `bun:"type:jsonb"`
+	Detail       []byte            `bun:""`
+	ResourceHash int64             `bun:""`
+	Fingerprint  int64             `bun:""`
+	Since        *time.Time        `bun:""`
+	FirstSeen    time.Time         `bun:""`
+	EvidenceTime time.Time         `bun:""`
+	ResolveTime  *time.Time        `bun:""`
+	ReopenCount  int32             `bun:""`
+	Revision     int64             `bun:""`
+	LastSeen     time.Time         `bun:""`
+	LastRunID    string            `bun:""`
+	CheckedTime  time.Time         `bun:""`
+	CheckedRunID string            `bun:""`
+	AbsentRuns   int16             `bun:""`
+}
+
+// newFinding is the finding that an observed violation opens.
+func newFinding(runID string, scope *scanv1.Scope, o *scanv1.Observation) (*finding, error) {
+	v, r, seen := o.GetVerdict(), o.GetResource(), micros(o.GetObservedAt().AsTime())
+	f := &finding{
+		ID: o.GetFindingId(), Service: scope.GetService(), Account: scope.GetAccount(), Region: scope.GetRegion(),
+		RuleID: clean(o.GetRuleId()), RuleVersion: o.GetRuleVersion(), Category: o.GetCategory(),
+		State: findingv1.State_STATE_OPEN, Severity: v.GetSeverity(),
+		ResourceARN: clean(r.GetArn()), ResourceID: clean(r.GetId()), ResourceType: clean(r.GetType()), ResourceName: clean(r.GetName()),
+		Title: clean(o.GetTitle()), Owner: clean(ownerOf(o)), Parameters: map[string]string{}, Revision: 1,
+		FirstSeen: seen, EvidenceTime: seen, LastSeen: seen, LastRunID: runID, CheckedTime: seen, CheckedRunID: runID,
+	}
+	for k, p := range o.GetParameters() {
+		f.Parameters[clean(k)] = clean(p)
+	}
+	if c := v.GetMonthlyCost(); c != nil && finite(c.GetLow()) && finite(c.GetHigh()) {
+		low, high := c.GetLow(), c.GetHigh()
+		f.CostLow, f.CostHigh = &low, &high
+		var err error
+		if f.Cost, err = proto.Marshal(c); err != nil {
+			return nil, err
+		}
+	}
+	f.Since = timeOf(v.GetSince())
+	if r.GetAccount() == "" || r.GetRegion() == "" {
+		r = proto.CloneOf(r)
+		r.Account, r.Region = cmp.Or(r.GetAccount(), scope.GetAccount()), cmp.Or(r.GetRegion(), scope.GetRegion())
+	}
+	detail := &findingv1.Finding{Resource: r, Reason: v.GetReason(), Recommendation: v.GetRecommendation(), Evidence: v.GetEvidence()}
+	var err error
+	if f.Detail, err = proto.Marshal(detail); err != nil {
+		return nil, err
+	}
+	f.ResourceHash, f.Fingerprint = hashes(f, o)
+	return f, nil
+}
+
+// ownerOf is who answers for the resource: its Owner tag, or what the
+// resource names otherwise.
+func ownerOf(o *scanv1.Observation) string {
+	if owner := o.GetResource().GetTags()["Owner"]; owner != "" {
+		return owner
+	}
+	return o.GetVerdict().GetOwner()
+}
+
+// hashes are that of the resource, and that of everything that tells one
+// state of a finding from another. The figures of the evidence and the
+// sentence about them are left out: many count days and differ each time.
+func hashes(f *finding, o *scanv1.Observation) (resource, fingerprint int64) {
+	h := fnv.New64a()
+	var scratch []byte
+	add := func(m proto.Message) {
+		scratch, _ = proto.MarshalOptions{Deterministic: true}.MarshalAppend(scratch[:0], m)
+		h.Write(scratch)
+		h.Write([]byte{0})
+	}
+	add(o.GetResource())
+	resource = int64(h.Sum64())
+	text := func(s string) {
+		h.Write(binary.AppendUvarint(nil, uint64(len(s))))
+		h.Write([]byte(s))
+	}
+	v := o.GetVerdict()
+	text(o.GetTitle())
+	text(o.GetCategory().String())
+	text(f.Owner)
+	text(v.GetRecommendation())
+	if f.Since != nil {
+		text(f.Since.Format(time.RFC3339))
+	}
+	for _, e := range v.GetEvidence() {
+		text(e.GetName())
+		text(e.GetUnit())
+		text(e.GetStatistic())
+		text(e.GetSource())
+		text(e.GetConfidence().String())
+		add(e.GetThreshold())
+	}
+	return resource, int64(h.Sum64())
+}
+
+func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
+
+// proto is the finding as the API shows it.
+func (f *finding) proto() (*findingv1.Finding, error) {
+	p := &findingv1.Finding{}
+	if err := proto.Unmarshal(f.Detail, p); err != nil {
+		return nil, err
+	}
+	cost, err := costOf(f.Cost)
+	if err != nil {
+		return nil, err
+	}
+	p.Id, p.RuleId, p.RuleVersion, p.Category, p.Title = f.ID, f.RuleID, f.RuleVersion, f.Category, f.Title
+	p.State, p.Severity, p.Owner, p.MonthlyCost, p.Parameters = f.State, f.Severity, f.Owner, cost, f.Parameters
+	p.FirstSeen, p.LastSeen, p.EvidenceTime = timestamppb.New(f.FirstSeen), timestamppb.New(f.LastSeen), timestamppb.New(f.EvidenceTime)
+	p.Since, p.ResolveTime = timestamp(f.Since), timestamp(f.ResolveTime)
+	p.LastRunId, p.ReopenCount, p.Etag = f.LastRunID, f.ReopenCount, strconv.FormatInt(f.Revision, 16)
+	return p, nil
+}
+
+func costOf(b []byte) (*rulev1.MonthlyCost, error) {
+	if b == nil {
+		return nil, nil
+	}
+	c := &rulev1.MonthlyCost{}
+	return c, proto.Unmarshal(b, c)
+}
+
+var findingFields = fields{
+	"id":            {column: "f.id", kind: kindText},
+	"rule_id":       {column: "f.rule_id", kind: kindText},
+	"category":      {column: "f.category", kind: kindEnum, values: enumValues(rulev1.Category(0))},
+	"state":         {column: "f.state", kind: kindEnum, values: enumValues(findingv1.State(0))},
+	"severity":      {column: "f.severity", kind: kindRank, values: enumValues(rulev1.Severity(0))},
+	"account":       {column: "f.account", kind: kindText},
+	"region":        {column: "f.region", kind: kindText},
+	"resource_id":   {column: "f.resource_id", kind: kindText},
+	"resource_arn":  {column: "f.resource_arn", kind: kindText},
+	"resource_type": {column: "f.resource_type", kind: kindText},
+	"resource_name": {column: "f.resource_name", kind: kindText},
+	"owner":         {column: "f.owner", kind: kindText},
+	"title":         {column: "f.title", kind: kindText},
+	"last_run_id":   {column: "f.last_run_id", kind: kindText},
+	"monthly_cost":  {column: "f.cost_high", kind: kindNumber},
+	"first_seen":    {column: "f.first_seen", kind: kindTime},
+	"last_seen":     {column: "f.last_seen", kind: kindTime},
+	"since":         {column: "f.since", kind: kindTime},
+	"resolve_time":  {column: "f.resolve_time", kind: kindTime},
+}
+
+// findingOrders are what findings can be sorted by. Unknown costs come last,
+// whether costs rise or fall.
+var findingOrders = sortable[*finding]{
+	"id":         both("id", "f.id", textKey(func(f *finding) string { return f.ID })),
+	"rule_id":    both("rule_id", "f.rule_id", textKey(func(f *finding) string { return f.RuleID })),
+	"account":    both("account", "f.account", textKey(func(f *finding) string { return f.Account })),
+	"region":     both("region", "f.region", textKey(func(f *finding) string { return f.Region })),
+	"state":      both("state", "f.state", intKey(func(f *finding) int64 { return int64(f.State) })),
+	"severity":   both("severity", "f.severity", intKey(func(f *finding) int64 { return int64(f.Severity) })),
+	"first_seen": both("first_seen", "f.first_seen", timeKey(func(f *finding) time.Time { return f.FirstSeen })),
+	"last_seen":  both("last_seen", "f.last_seen", timeKey(func(f *finding) time.Time { return f.LastSeen })),
+	"monthly_cost": {
+		{name: "monthly_cost", expr: "coalesce(f.cost_high, 'Infinity')", key: floatKey(func(f *finding) float64 { return f.costOr(math.Inf(1)) })},
+		{name: "monthly_cost", expr: "coalesce(f.cost_high, '-Infinity')", desc: true, key: floatKey(func(f *finding) float64 { return f.costOr(math.Inf(-1)) })},
+	},
+}
+
+func (f *finding) costOr(unknown float64) float64 {
+	if f.CostHigh == nil {
+		return unknown
+	}
+	return *f.CostHigh
+}
+
+// GetFinding implements FindingService.
+func (s *Service) GetFinding(ctx context.Context, req *findingv1.GetFindingRequest) (*findingv1.GetFindingResponse, error) {
+	db, err := s.db(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var rows []*finding
+	if err := db.NewSelect().Model(&rows).Where("f.id = ?", req.GetId()).Scan(ctx); err != nil {
+		return nil, fault(err)
+	}
+	if len(rows) == 0 {
+		return nil, errs.New(errs.NotFound, "FINDING_NOT_FOUND", "there is no finding %s", req.GetId())
+	}
+	p, err := rows[0].proto()
+	if err != nil {
+		return nil, err
+	}
+	return &findingv1.GetFindingResponse{Finding: p}, nil
+}
+
+// pageBytes bounds a page of findings: a client receives no message above
+// 4 MiB, and a thousand findings with fifty tags each would be one. Such a page
+// has fewer findings than were asked for, and a token.
+const pageBytes = 3 << 20
+
+// ListFindings implements FindingService.
+func (s *Service) ListFindings(ctx context.Context, req *findingv1.ListFindingsRequest) (*findingv1.ListFindingsResponse, error) {
+	db, err := s.db(ctx)
+	if err != nil {
+		return nil, err
+	}
+	where, err := findingFields.parse(req.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	o, err := findingOrders.parse(req.GetOrderBy(), "first_seen desc", "id")
+	if err != nil {
+		return nil, err
+	}
+	bind := []string{"findings", req.GetFilter(), req.GetOrderBy()}
+	rows, next, err := list(ctx, o, req.GetPageToken(), page.Size(req.GetPageSize()), bind,
+		func() *bun.SelectQuery { return where.apply(db.NewSelect().Model((*finding)(nil))) })
+	if err != nil {
+		return nil, err
+	}
+	resp, bytes := &findingv1.ListFindingsResponse{NextPageToken: next}, 0
+	for i, row := range rows {
+		p, err := row.proto()
+		if err != nil {
+			return nil, err
+		}
+		if bytes += proto.Size(p); bytes > pageBytes && i > 0 {
+			resp.NextPageToken = page.Token(o.place(rows[i-1]), bind...)
+			break
+		}
+		resp.Findings = append(resp.Findings, p)
+	}
+	return resp, nil
+}
+
+// transition is a row of transitions.
+type transition struct {
+	bun.BaseModel `bun:"table:transitions,alias:t"`
+
+	Seq   int64  `bun:""`
+	Event []byte `bun:""`
+}
+
+// decode reads the event. All lifecycle events have the same fields.
+func (t *transition) decode() (change, error) {
+	var e findingv1.FindingOpened
+	err := proto.Unmarshal(t.Event, &e)
+	return change{e.GetFinding(), e.GetTransition()}, err
+}
+
+var transitionOrder = order[*transition]{{expr: "t.seq", key: intKey(func(t *transition) int64 { return t.Seq })}}
+
+// ListTransitions implements FindingService.
+func (s *Service) ListTransitions(ctx context.Context, req *findingv1.ListTransitionsRequest) (*findingv1.ListTransitionsResponse, error) {
+	db, err := s.db(ctx)
+	if err != nil {
+		return nil, err
+	}
+	bind := []string{"transitions", req.GetFindingId()}
+	rows, next, err := list(ctx, transitionOrder, req.GetPageToken(), page.Size(req.GetPageSize()), bind, func() *bun.SelectQuery {
+		return db.NewSelect().Model((*transition)(nil)).Where("t.finding_id = ?", req.GetFindingId())
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) == 0 {
+		// No finding is without a first transition.
+		if _, err := s.GetFinding(ctx, &findingv1.GetFindingRequest{Id: req.GetFindingId()}); err != nil {
+			return nil, err
+		}
+	}
+	resp, bytes := &findingv1.ListTransitionsResponse{NextPageToken: next}, 0
+	for i, row := range rows {
+		c, err := row.decode()
+		if err != nil {
+			return nil, err
+		}
+		if bytes += proto.Size(c.transition); bytes > pageBytes && i > 0 {
+			resp.NextPageToken = page.Token(transitionOrder.place(rows[i-1]), bind...)
+			break
+		}
+		resp.Transitions = append(resp.Transitions, c.transition)
+	}
+	return resp, nil
+}

@@ -1,0 +1,444 @@
+package persistence
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/uptrace/bun"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
+	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
+	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
+	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
+	"nightshift.dev/pkg/bus"
+	"nightshift.dev/pkg/errs"
+)
+
+const (
+	// ingestMessages is how many messages are taken from the bus at a time.
+	ingestMessages = 50
+	// ingestRows is how many observations one transaction takes, unless a
+	// single message has more.
+	ingestRows = 5000
+	// evidenceAge is how old the evidence of an unchanged finding gets before
+	// it is written anew.
+	evidenceAge = 24 * time.Hour
+)
+
+// batch is a row of batches.
+type batch struct {
+	bun.BaseModel `bun:"table:batches,alias:b"`
+	scopeKey
+
+	Execution string `bun:",pk"`
+	Sequence  int32  `bun:",pk"`
+	Refused   int32  `bun:""`
+	Sightings []byte `bun:""`
+}
+
+// observed is a message on its way into the database.
+type observed struct {
+	index    int // in what the bus handed over
+	row      batch
+	scope    scopeKey // over all runs
+	progress *scanv1.Progress
+	found    []*observation
+}
+
+// observation is a verdict that has been looked through.
+type observation struct {
+	scope   scopeKey
+	verdict *scanv1.Observation
+	row     *finding
+}
+
+// onFindingsObserved takes batches of observations. It returns an error for
+// each that is not in the database.
+func (s *Service) onFindingsObserved(ctx context.Context, messages []*bus.Message[*findingv1.FindingsObserved]) []error {
+	verdicts := make([]error, len(messages))
+	var waiting []*observed
+	for i, m := range messages {
+		o, err := s.lookThrough(ctx, m.Body)
+		if err != nil {
+			verdicts[i] = verdict(err)
+			continue
+		}
+		o.index = i
+		waiting = append(waiting, o)
+	}
+	for len(waiting) > 0 {
+		n := chunk(waiting)
+		err := s.ingest(ctx, waiting[:n], verdicts)
+		if err != nil && n > 1 && !errors.Is(err, errs.Unavailable) && ctx.Err() == nil {
+			// One of them; the others need not wait for it.
+			for i := range n {
+				verdicts[waiting[i].index] = verdict(s.ingest(ctx, waiting[i:i+1], verdicts))
+			}
+		} else if err != nil {
+			for _, o := range waiting[:n] {
+				verdicts[o.index] = verdict(err)
+			}
+		}
+		waiting = waiting[n:]
+	}
+	return verdicts
+}
+
+// chunk is how many of the messages go into the next transaction: up to
+// ingestRows observations, and of each scope those of one execution only, so
+// that no finding is in it with two verdicts of which either counts.
+func chunk(waiting []*observed) int {
+	rows, executions := 0, map[scopeKey]string{}
+	for i, o := range waiting {
+		execution := o.row.RunID + "\x00" + o.row.Execution
+		if other, ok := executions[o.scope]; i > 0 && (rows+len(o.found) > ingestRows || ok && other != execution) {
+			return i
+		}
+		executions[o.scope] = execution
+		rows += len(o.found)
+	}
+	return len(waiting)
+}
+
+var findingID = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// lookThrough makes rows of a message. An observation that cannot be used is
+// counted and left out: the others are good, and the scope must be able to end.
+func (s *Service) lookThrough(ctx context.Context, m *findingv1.FindingsObserved) (*observed, error) {
+	if m.GetRunId() == "" || m.GetExecution() == "" || m.GetScope() == nil || m.GetSequence() < 1 {
+		return nil, errs.New(errs.InvalidArgument, "BAD_FINDINGS_OBSERVED", "the message names no run, scope, execution or sequence from 1")
+	}
+	run := clean(m.GetRunId())
+	o := &observed{scope: keyOf("", m.GetScope()), progress: m.GetProgress()}
+	o.row = batch{scopeKey: keyOf(run, m.GetScope()), Execution: clean(m.GetExecution()), Sequence: m.GetSequence()}
+	var err error
+	if o.row.Sightings, err = sightingsOf(m); err != nil {
+		return nil, err
+	}
+	byID := map[string]int{}
+	for _, v := range m.GetObservations() {
+		if why := unusable(v); why != "" {
+			o.row.Refused++
+			s.log.WarnContext(ctx, "an observation cannot be used", "run_id", run, "scope", o.scope.String(), "finding_id", v.GetFindingId(), "rule_id", v.GetRuleId(), "because", why)
+			continue
+		}
+		row, err := newFinding(run, m.GetScope(), v)
+		if err != nil {
+			return nil, err
+		}
+		found := &observation{scope: o.row.scopeKey, verdict: v, row: row}
+		if i, twice := byID[row.ID]; twice {
+			o.found[i] = newer(o.found[i], found)
+			continue
+		}
+		byID[row.ID] = len(o.found)
+		o.found = append(o.found, found)
+	}
+	return o, nil
+}
+
+// unusable says why an observation cannot be used, or nothing.
+func unusable(o *scanv1.Observation) string {
+	switch v := o.GetVerdict(); {
+	case !findingID.MatchString(o.GetFindingId()):
+		return "finding_id is not 32 hex digits"
+	case o.GetRuleId() == "":
+		return "rule_id is empty"
+	case o.GetResource() == nil:
+		return "it has no resource"
+	case o.GetObservedAt() == nil || !o.GetObservedAt().IsValid():
+		return "observed_at is missing or no time"
+	case v.GetOutcome() < rulev1.Outcome_OUTCOME_VIOLATION || v.GetOutcome() > rulev1.Outcome_OUTCOME_ERROR:
+		return "it has no outcome"
+	case v.GetOutcome() == rulev1.Outcome_OUTCOME_VIOLATION && (v.GetSeverity() < rulev1.Severity_SEVERITY_INFO || v.GetSeverity() > rulev1.Severity_SEVERITY_CRITICAL):
+		return "it is a violation without a severity"
+	}
+	return ""
+}
+
+func newer(a, b *observation) *observation {
+	if b.row.CheckedTime.Before(a.row.CheckedTime) {
+		return a
+	}
+	return b
+}
+
+// ingest takes messages in one transaction. Messages that can never be taken
+// get their verdict in verdicts; an error means that none was taken.
+func (s *Service) ingest(ctx context.Context, messages []*observed, verdicts []error) error {
+	return s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
+		var keys []scopeKey
+		for _, o := range messages {
+			if !slices.Contains(keys, o.row.scopeKey) {
+				keys = append(keys, o.row.scopeKey)
+			}
+		}
+		slices.SortFunc(keys, compareKeys)
+		if err := tx.lockScopes(ctx, keys); err != nil {
+			return err
+		}
+		scopes, err := tx.runScopes(ctx, keys)
+		if err != nil {
+			return err
+		}
+		fresh, err := tx.insertBatches(ctx, messages, scopes, verdicts)
+		if err != nil || len(fresh) == 0 {
+			return err
+		}
+		byID, found := map[string]*observation{}, []*observation{}
+		for _, o := range fresh {
+			for _, f := range o.found {
+				if other := byID[f.row.ID]; other == nil {
+					byID[f.row.ID] = f
+				} else {
+					byID[f.row.ID] = newer(other, f)
+				}
+			}
+		}
+		for _, f := range byID {
+			found = append(found, f)
+		}
+		slices.SortFunc(found, func(a, b *observation) int { return cmp.Compare(a.row.ID, b.row.ID) })
+		if err := tx.merge(ctx, found, byID, scopes); err != nil {
+			return err
+		}
+		touched := map[scopeKey]bool{}
+		for _, o := range fresh {
+			scopes[o.row.scopeKey].advance(o.progress)
+			touched[o.row.scopeKey] = true
+			if o.row.Refused > 0 {
+				tx.note(entry{
+					Level: systemlogv1.Level_LEVEL_ERROR, Event: "observations_refused", Service: o.row.Service, RunID: o.row.RunID, Account: o.row.Account, Region: o.row.Region,
+					Message: fmt.Sprintf("%s of batch %d of %s could not be used; the log of persistence says why.", count(int(o.row.Refused), "observation"), o.row.Sequence, o.row.scopeKey),
+				})
+			}
+		}
+		for _, k := range keys {
+			if !touched[k] {
+				delete(scopes, k)
+			} else if err := tx.saveScope(ctx, scopes[k]); err != nil {
+				return err
+			}
+		}
+		return tx.finishScopes(ctx, scopes)
+	})
+}
+
+// insertBatches writes down which batches came and returns those that had not
+// come before, to a scope that has not ended.
+func (tx *transaction) insertBatches(ctx context.Context, messages []*observed, scopes map[scopeKey]*runScope, verdicts []error) ([]*observed, error) {
+	type id struct {
+		scopeKey
+		execution string
+		sequence  int32
+	}
+	var rows []*batch
+	byID := map[id]*observed{}
+	for _, o := range messages {
+		scope := scopes[o.row.scopeKey]
+		if scope == nil {
+			verdicts[o.index] = verdict(errs.New(errs.NotFound, "SCOPE_NOT_FOUND", "run %s has no scope %s", o.row.RunID, o.row.scopeKey))
+			continue
+		}
+		k := id{o.row.scopeKey, o.row.Execution, o.row.Sequence}
+		if scope.EndTime != nil || byID[k] != nil {
+			continue
+		}
+		byID[k] = o
+		rows = append(rows, &o.row)
+	}
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	var inserted []*batch
+	err := tx.NewInsert().Model(&rows).On("CONFLICT DO NOTHING").Returning("run_id, service, account, region, execution, sequence").Scan(ctx, &inserted)
+	if err != nil {
+		return nil, err
+	}
+	fresh := make([]*observed, len(inserted))
+	for i, b := range inserted {
+		fresh[i] = byID[id{b.scopeKey, b.Execution, b.Sequence}]
+	}
+	return fresh, nil
+}
+
+// stagedColumns are what COPY fills.
+var stagedColumns = []string{
+	"id", "run_id", "outcome", "service", "account", "region", "rule_id", "rule_version", "category", "severity",
+	"resource_arn", "resource_id", "resource_type", "resource_name", "title", "owner", "cost_low", "cost_high", "cost",
+	"parameters", "detail", "resource_hash", "fingerprint", "since", "observed_at",
+}
+
+// merge compares observations with the findings there are and writes what
+// they change. found has each finding once, in the order of ids, and its
+// scopes are locked: nobody else writes these findings.
+//
+// Verdicts that are older than the newest known of their finding are left
+// alone. So are findings that never were and are no violation.
+func (tx *transaction) merge(ctx context.Context, found []*observation, byID map[string]*observation, scopes map[scopeKey]*runScope) error {
+	if len(found) == 0 {
+		return nil
+	}
+	for _, ddl := range []string{`
+		CREATE TEMP TABLE IF NOT EXISTS staged (
+			id text COLLATE "C", run_id text, outcome smallint, service text, account text, region text, rule_id text, rule_version integer,
+			category smallint, severity smallint, resource_arn text, resource_id text, resource_type text, resource_name text, title text,
+			owner text, cost_low double precision, cost_high double precision, cost bytea, parameters jsonb, detail bytea,
+			resource_hash bigint, fingerprint bigint, since timestamptz, observed_at timestamptz
+		) ON COMMIT DELETE ROWS`, `
+		CREATE TEMP TABLE IF NOT EXISTS judged (
+			id text COLLATE "C", kind smallint, cause smallint, rewrite boolean, again boolean,
+			from_state smallint, from_severity smallint, from_cost bytea
+		) ON COMMIT DELETE ROWS`,
+	} {
+		if _, err := tx.NewRaw(ddl).Exec(ctx); err != nil {
+			return err
+		}
+	}
+	err := tx.copyInto(ctx, "staged", stagedColumns, len(found), func(i int) ([]any, error) {
+		f, o := found[i].row, found[i].verdict
+		parameters, err := json.Marshal(f.Parameters)
+		return []any{
+			f.ID, f.CheckedRunID, int16(o.GetVerdict().GetOutcome()), f.Service, f.Account, f.Region, f.RuleID, f.RuleVersion, int16(f.Category), int16(f.Severity),
+			f.ResourceARN, f.ResourceID, f.ResourceType, f.ResourceName, f.Title, f.Owner, f.CostLow, f.CostHigh, f.Cost,
+			parameters, f.Detail, f.ResourceHash, f.Fingerprint, f.Since, f.CheckedTime,
+		}, err
+	})
+	if err != nil {
+		return err
+	}
+	// Kinds are those of TransitionKind, 0 for none; outcomes 1 VIOLATION, 2 COMPLIANT, 3 NOT_APPLICABLE; cause 2 is
+	// POLICY_CHANGED. "again" is what this run has seen before, in another execution.
+	for _, step := range []string{`
+		INSERT INTO judged
+		SELECT s.id,
+			CASE
+				WHEN f.id IS NULL THEN 1
+				WHEN s.outcome = 1 AND f.state = 2 THEN 4
+				WHEN s.outcome = 1 AND (p.changed OR f.severity <> s.severity
+					OR round(f.cost_low * 100) IS DISTINCT FROM round(s.cost_low * 100)
+					OR round(f.cost_high * 100) IS DISTINCT FROM round(s.cost_high * 100)) THEN 2
+				WHEN s.outcome IN (2, 3) AND f.state <> 2 THEN 3
+				ELSE 0
+			END,
+			CASE WHEN p.changed AND f.resource_hash = s.resource_hash THEN 2 ELSE 1 END,
+			s.outcome = 1 AND (f.fingerprint <> s.fingerprint OR s.observed_at - f.evidence_time >= make_interval(secs => ?0)),
+			s.outcome <> 1 OR f.last_run_id = s.run_id,
+			f.state, f.severity, f.cost
+		FROM staged s
+		LEFT JOIN findings f USING (id)
+		CROSS JOIN LATERAL (SELECT f.rule_version <> s.rule_version OR f.parameters <> s.parameters AS changed) p
+		WHERE CASE WHEN f.id IS NULL THEN s.outcome = 1 ELSE f.checked_time <= s.observed_at END`, `
+		INSERT INTO findings (id, service, account, region, rule_id, rule_version, category, state, severity, resource_arn, resource_id,
+			resource_type, resource_name, title, owner, cost_low, cost_high, cost, parameters, detail, resource_hash, fingerprint, since,
+			first_seen, evidence_time, last_seen, last_run_id, checked_time, checked_run_id)
+		SELECT id, service, account, region, rule_id, rule_version, category, 1, severity, resource_arn, resource_id,
+			resource_type, resource_name, title, owner, cost_low, cost_high, cost, parameters, detail, resource_hash, fingerprint, since,
+			observed_at, observed_at, observed_at, run_id, observed_at, run_id
+		FROM staged JOIN judged USING (id) WHERE kind = 1`, `
+		UPDATE findings f SET
+			last_seen = CASE s.outcome WHEN 1 THEN s.observed_at ELSE f.last_seen END,
+			last_run_id = CASE s.outcome WHEN 1 THEN s.run_id ELSE f.last_run_id END,
+			checked_time = s.observed_at, checked_run_id = s.run_id, absent_runs = 0
+		FROM staged s JOIN judged j USING (id) WHERE f.id = s.id AND j.kind = 0 AND NOT j.rewrite`, `
+		UPDATE findings f SET
+			rule_version = s.rule_version, category = s.category, severity = s.severity, resource_arn = s.resource_arn,
+			resource_id = s.resource_id, resource_type = s.resource_type, resource_name = s.resource_name, title = s.title, owner = s.owner,
+			cost_low = s.cost_low, cost_high = s.cost_high, cost = s.cost, parameters = s.parameters, detail = s.detail,
+			resource_hash = s.resource_hash, fingerprint = s.fingerprint, since = s.since, evidence_time = s.observed_at,
+			state = CASE j.kind WHEN 4 THEN 3 ELSE f.state END, resolve_time = NULL,
+			reopen_count = f.reopen_count + CASE j.kind WHEN 4 THEN 1 ELSE 0 END, revision = f.revision + 1,
+			last_seen = s.observed_at, last_run_id = s.run_id, checked_time = s.observed_at, checked_run_id = s.run_id, absent_runs = 0
+		FROM staged s JOIN judged j USING (id) WHERE f.id = s.id AND (j.kind IN (2, 4) OR j.kind = 0 AND j.rewrite)`, `
+		UPDATE findings f SET
+			rule_version = s.rule_version, parameters = s.parameters, state = 2, resolve_time = s.observed_at, revision = f.revision + 1,
+			checked_time = s.observed_at, checked_run_id = s.run_id, absent_runs = 0
+		FROM staged s JOIN judged j USING (id) WHERE f.id = s.id AND j.kind = 3`,
+	} {
+		if _, err := tx.NewRaw(step, evidenceAge.Seconds()).Exec(ctx); err != nil {
+			return err
+		}
+	}
+	return tx.collectChanges(ctx, byID, scopes)
+}
+
+// judgement is a row of judged.
+type judgement struct {
+	ID           string
+	Kind         findingv1.TransitionKind
+	Cause        findingv1.Cause
+	Again        bool
+	FromState    *findingv1.State
+	FromSeverity *rulev1.Severity
+	FromCost     []byte
+}
+
+// collectChanges counts what became of the findings and makes transitions.
+func (tx *transaction) collectChanges(ctx context.Context, byID map[string]*observation, scopes map[scopeKey]*runScope) error {
+	var same []struct {
+		RunID, Service, Account, Region string
+		Count                           int64
+	}
+	err := tx.NewRaw(`
+		SELECT s.run_id, s.service, s.account, s.region, count(*) AS count
+		FROM judged j JOIN staged s USING (id) WHERE j.kind = 0 AND NOT j.again
+		GROUP BY s.run_id, s.service, s.account, s.region`).Scan(ctx, &same)
+	if err != nil {
+		return err
+	}
+	for _, n := range same {
+		scopes[scopeKey{n.RunID, n.Service, n.Account, n.Region}].Unchanged += n.Count
+	}
+	var judged []*judgement
+	if err := tx.NewRaw("SELECT id, kind, cause, again, from_state, from_severity, from_cost FROM judged WHERE kind > 0 ORDER BY id").Scan(ctx, &judged); err != nil {
+		return err
+	}
+	var known []*finding
+	if err := tx.NewRaw("SELECT f.* FROM judged j JOIN findings f USING (id) WHERE j.kind > 1").Scan(ctx, &known); err != nil {
+		return err
+	}
+	rows := make(map[string]*finding, len(known))
+	for _, f := range known {
+		rows[f.ID] = f
+	}
+	for _, j := range judged {
+		o := byID[j.ID]
+		row, scope := rows[j.ID], scopes[o.scope]
+		switch j.Kind {
+		case findingv1.TransitionKind_TRANSITION_KIND_OPENED:
+			row = o.row // as it was written
+			scope.Opened++
+		case findingv1.TransitionKind_TRANSITION_KIND_CHANGED:
+			scope.Changed++
+		case findingv1.TransitionKind_TRANSITION_KIND_RESOLVED:
+			scope.Resolved++
+		case findingv1.TransitionKind_TRANSITION_KIND_REOPENED:
+			scope.Reopened++
+		}
+		f, err := row.proto()
+		if err != nil {
+			return err
+		}
+		before, err := costOf(j.FromCost)
+		if err != nil {
+			return err
+		}
+		t := &findingv1.Transition{
+			FindingId: j.ID, Kind: j.Kind, Cause: j.Cause, Time: timestamppb.New(o.row.CheckedTime), RunId: o.scope.RunID,
+			ToState: f.GetState(), ToSeverity: f.GetSeverity(), FromCost: before, ToCost: f.GetMonthlyCost(),
+			Reason: o.verdict.GetVerdict().GetReason(), Evidence: o.verdict.GetVerdict().GetEvidence(),
+		}
+		if j.FromState != nil {
+			t.FromState, t.FromSeverity = *j.FromState, *j.FromSeverity
+		}
+		tx.changes = append(tx.changes, change{f, t})
+	}
+	return nil
+}
