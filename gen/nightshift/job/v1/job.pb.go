@@ -84,11 +84,13 @@ type Job struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name, unique: lower-case letters, digits and hyphens, such as waste-scan.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What kind of work, which is the service that handles it, such as waste.
+	// What kind of work, which is the service that handles it, such as waste. It never changes; may be left out in an update.
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	// One line for people.
 	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
-	// Cron expression of five fields, in UTC, such as "0 */6 * * *".
+	// Cron expression of five fields, in UTC, such as "0 */6 * * *": minute 0-59, hour 0-23, day of month 1-31, month 1-12
+	// or JAN-DEC, day of week 0-6 or SUN-SAT; each may be *, a list, a range and a step. A time is planned when all five
+	// match, so that "0 3 1-7 * MON" is the first Monday of each month. May be left out in an update that does not change it.
 	Schedule string `protobuf:"bytes,4,opt,name=schedule,proto3" json:"schedule,omitempty"`
 	// Parameters handed to the handler with each trigger, such as rules or regions.
 	Parameters map[string]string `protobuf:"bytes,5,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -392,13 +394,12 @@ var File_nightshift_job_v1_job_proto protoreflect.FileDescriptor
 
 const file_nightshift_job_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x1bnightshift/job/v1/job.proto\x12\x11nightshift.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9b\b\n" +
+	"\x1bnightshift/job/v1/job.proto\x12\x11nightshift.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\b\n" +
 	"\x03Job\x12<\n" +
-	"\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12<\n" +
-	"\x04kind\x18\x02 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04kind\x12*\n" +
-	"\vdescription\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\vdescription\x12&\n" +
-	"\bschedule\x18\x04 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\bschedule\x12_\n" +
+	"\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12?\n" +
+	"\x04kind\x18\x02 \x01(\tB+\xbaH(\xd8\x01\x01r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04kind\x12*\n" +
+	"\vdescription\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\vdescription\x12$\n" +
+	"\bschedule\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\bschedule\x12_\n" +
 	"\n" +
 	"parameters\x18\x05 \x03(\v2&.nightshift.job.v1.Job.ParametersEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18d*\x05r\x03\x18\xa0\x1fR\n" +
 	"parameters\x12/\n" +

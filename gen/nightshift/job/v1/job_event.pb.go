@@ -38,7 +38,9 @@ type JobTriggered struct {
 	// Job name; set in every record.
 	Job string `protobuf:"bytes,4,opt,name=job,proto3" json:"job,omitempty"`
 	// Job kind; set in every record.
-	Kind          string `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
+	Kind string `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
+	// In an armed record: the last planned time that fired; unset when none has.
+	LastFireTime  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_fire_time,json=lastFireTime,proto3" json:"last_fire_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -108,6 +110,13 @@ func (x *JobTriggered) GetKind() string {
 	return ""
 }
 
+func (x *JobTriggered) GetLastFireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastFireTime
+	}
+	return nil
+}
+
 // JobRequested asks for a run beside the schedule.
 // Subject: nightshift.job.v1.JobRequested.<kind>.<job>
 type JobRequested struct {
@@ -159,14 +168,15 @@ var File_nightshift_job_v1_job_event_proto protoreflect.FileDescriptor
 
 const file_nightshift_job_v1_job_event_proto_rawDesc = "" +
 	"\n" +
-	"!nightshift/job/v1/job_event.proto\x12\x11nightshift.job.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnightshift/job/v1/job.proto\"\xc0\x01\n" +
+	"!nightshift/job/v1/job_event.proto\x12\x11nightshift.job.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnightshift/job/v1/job.proto\"\x82\x02\n" +
 	"\fJobTriggered\x124\n" +
 	"\atrigger\x18\x01 \x01(\v2\x1a.nightshift.job.v1.TriggerR\atrigger\x129\n" +
 	"\n" +
 	"armed_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tarmedTime\x12\x19\n" +
 	"\bjob_etag\x18\x03 \x01(\tR\ajobEtag\x12\x10\n" +
 	"\x03job\x18\x04 \x01(\tR\x03job\x12\x12\n" +
-	"\x04kind\x18\x05 \x01(\tR\x04kind\"D\n" +
+	"\x04kind\x18\x05 \x01(\tR\x04kind\x12@\n" +
+	"\x0elast_fire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\flastFireTime\"D\n" +
 	"\fJobRequested\x124\n" +
 	"\atrigger\x18\x01 \x01(\v2\x1a.nightshift.job.v1.TriggerR\atriggerB\xb8\x01\n" +
 	"\x15com.nightshift.job.v1B\rJobEventProtoP\x01Z*nightshift.dev/gen/nightshift/job/v1;jobv1\xa2\x02\x03NJX\xaa\x02\x11Nightshift.Job.V1\xca\x02\x11Nightshift\\Job\\V1\xe2\x02\x1dNightshift\\Job\\V1\\GPBMetadata\xea\x02\x13Nightshift::Job::V1b\x06proto3"
@@ -193,12 +203,13 @@ var file_nightshift_job_v1_job_event_proto_goTypes = []any{
 var file_nightshift_job_v1_job_event_proto_depIdxs = []int32{
 	2, // 0: nightshift.job.v1.JobTriggered.trigger:type_name -> nightshift.job.v1.Trigger
 	3, // 1: nightshift.job.v1.JobTriggered.armed_time:type_name -> google.protobuf.Timestamp
-	2, // 2: nightshift.job.v1.JobRequested.trigger:type_name -> nightshift.job.v1.Trigger
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	3, // 2: nightshift.job.v1.JobTriggered.last_fire_time:type_name -> google.protobuf.Timestamp
+	2, // 3: nightshift.job.v1.JobRequested.trigger:type_name -> nightshift.job.v1.Trigger
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_job_v1_job_event_proto_init() }
