@@ -11,7 +11,7 @@ import (
 )
 
 // generated marks what must not be edited.
-const generated = "<!-- Generated from the rules: edit those and run "make generate". -->\n\n"
+const generated = "<!-- Generated from the rules by \"make generate\"; do not edit. -->\n\n"
 
 // Docs returns the documentation pages of the sets' rules and their index, as
 // Markdown by file name. The same rules give the same pages.
