@@ -75,7 +75,7 @@ func Classify(err error) Class {
 	if err == nil {
 		return 0
 	}
-	return Explain(err).(*Error).Class
+	return explain(err).Class
 }
 
 // Explain turns an error of the SDK into an *Error, and leaves one as it is.
@@ -84,7 +84,11 @@ func Explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	if e := (*Error)(nil); errors.As(err, &e) {
+	return explain(err)
+}
+
+func explain(err error) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
 	e := &Error{Class: Failed, Action: actionOf(err), err: err}
@@ -184,8 +188,7 @@ func classOf(code string, status int) Class {
 }
 
 func isThrottle(err error) bool {
-	var api smithy.APIError
-	if errors.As(err, &api) {
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		return classOf(api.ErrorCode(), statusOf(err)) == Throttled
 	}
 	return statusOf(err) == http.StatusTooManyRequests
@@ -300,8 +303,7 @@ func innermost(err error) string {
 		return "unknown"
 	}
 	for {
-		var op *net.OpError
-		if errors.As(err, &op) {
+		if op, ok := errors.AsType[*net.OpError](err); ok {
 			return op.Error()
 		}
 		next := errors.Unwrap(err)

@@ -92,7 +92,7 @@ func TestExplain(t *testing.T) {
 		if e.Class != test.class || e.Missing != test.missing || e.Error() != test.says {
 			t.Errorf("%s:\n got %v, %q, %q\nwant %v, %q, %q", name, e.Class, e.Missing, e, test.class, test.missing, test.says)
 		}
-		if Explain(e) != error(e) || Explain(fmt.Errorf("list: %w", e)) != error(e) {
+		if explain(e) != e || explain(fmt.Errorf("list: %w", e)) != e {
 			t.Errorf("%s: explained twice differs", name)
 		}
 		if !errors.Is(e, test.err) {

@@ -43,15 +43,15 @@ func retryable(err error) sdk.Ternary {
 	if isCanceled(err) {
 		return sdk.FalseTernary
 	}
-	var api smithy.APIError
-	if errors.As(err, &api) {
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		switch classOf(api.ErrorCode(), statusOf(err)) {
 		case Denied, RegionDisabled, Credentials:
 			return sdk.FalseTernary
 		case Throttled, Unreachable:
 			return sdk.TrueTernary
+		default:
+			return sdk.UnknownTernary
 		}
-		return sdk.UnknownTernary
 	}
 	var decode *smithy.DeserializationError
 	if errors.As(err, &decode) || errors.Is(err, io.ErrUnexpectedEOF) {

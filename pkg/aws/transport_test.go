@@ -93,6 +93,7 @@ func TestTransportLeavesTheRequestAlone(t *testing.T) {
 	if r.Body != body {
 		t.Error("the SDK's request was changed")
 	}
+	defer resp.Body.Close()
 	// Reading byte for byte, or all at once, gives the whole answer.
 	got := &bytes.Buffer{}
 	one := make([]byte, 1)

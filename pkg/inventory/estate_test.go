@@ -2,6 +2,7 @@ package inventory_test
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/http/httptest"
 	"slices"
@@ -407,14 +408,14 @@ func TestListingEndsWithItsError(t *testing.T) {
 	// The receiver's own error ends it too, and comes back as it is.
 	s = open(t, simaws.Options{Seed: 8, Resources: 4000, Accounts: 1, Regions: 1})
 	err = inventory.Volumes.List(t.Context(), s.Session, func(vs []inventory.Volume) error { return context.Canceled })
-	if err != context.Canceled {
+	if !errors.Is(err, context.Canceled) || aws.Classify(err) != aws.Canceled {
 		t.Errorf("got %v, want the receiver's error", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	is := []*inventory.Instance{{Resource: inventory.Resource{ID: "i-1"}}}
 	for _, f := range []inventory.Fact[inventory.Instance]{inventory.InstanceVolumes, inventory.InstanceAddresses, inventory.InstanceLastCPU} {
-		if err := f.Fill(ctx, s.Session, now, is); err != context.Canceled {
+		if err := f.Fill(ctx, s.Session, now, is); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: got %v, want the context's error", f.Name, err)
 		}
 	}

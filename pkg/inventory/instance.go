@@ -146,7 +146,7 @@ var Instances = Kind[Instance]{
 	Actions: []string{"ec2:DescribeInstances"},
 	Of:      func(i *Instance) *Resource { return &i.Resource },
 	List: func(ctx context.Context, s *aws.Session, page func([]Instance) error) error {
-		pages := ec2.NewDescribeInstancesPaginator(s.EC2(), &ec2.DescribeInstancesInput{MaxResults: ptr(int32(1000))})
+		pages := ec2.NewDescribeInstancesPaginator(s.EC2(), &ec2.DescribeInstancesInput{MaxResults: new(int32(1000))})
 		return stream(ctx, "ec2:DescribeInstances", pages.HasMorePages,
 			func() (*string, error) {
 				out, err := pages.NextPage(ctx)

@@ -90,8 +90,6 @@ func val[T any](p *T) (v T) {
 	return v
 }
 
-func ptr[T any](v T) *T { return &v }
-
 func utc(t *time.Time) time.Time {
 	if t == nil {
 		return time.Time{}

@@ -218,13 +218,13 @@ func ask(ctx context.Context, s *aws.Session, m Metric, from, to time.Time, peri
 	}
 	for i, id := range ids {
 		in.MetricDataQueries[i] = types.MetricDataQuery{
-			Id: ptr("m" + strconv.Itoa(i)),
+			Id: new("m" + strconv.Itoa(i)),
 			MetricStat: &types.MetricStat{
 				Metric: &types.Metric{
 					Namespace: &m.Namespace, MetricName: &m.Name,
 					Dimensions: []types.Dimension{{Name: &m.Dimension, Value: &id}},
 				},
-				Period: ptr(int32(period / time.Second)),
+				Period: new(int32(period / time.Second)),
 				Stat:   &m.Statistic,
 			},
 		}

@@ -62,7 +62,7 @@ var Volumes = Kind[Volume]{
 }
 
 func listVolumes(ctx context.Context, s *aws.Session, filters []types.Filter, page func([]Volume) error) error {
-	pages := ec2.NewDescribeVolumesPaginator(s.EC2(), &ec2.DescribeVolumesInput{MaxResults: ptr(int32(500)), Filters: filters})
+	pages := ec2.NewDescribeVolumesPaginator(s.EC2(), &ec2.DescribeVolumesInput{MaxResults: new(int32(500)), Filters: filters})
 	return stream(ctx, "ec2:DescribeVolumes", pages.HasMorePages,
 		func() (*string, error) {
 			out, err := pages.NextPage(ctx)
@@ -132,7 +132,7 @@ var VolumeHasSnapshot = Fact[Volume]{
 			found := make(map[string]bool, len(ids))
 			pages := ec2.NewDescribeSnapshotsPaginator(s.EC2(), &ec2.DescribeSnapshotsInput{
 				OwnerIds:   []string{"self"},
-				MaxResults: ptr(int32(1000)),
+				MaxResults: new(int32(1000)),
 				Filters:    append(filter("volume-id", ids), filter("status", []string{string(types.SnapshotStateCompleted)})...),
 			})
 			err := stream(ctx, source, func() bool { return len(found) < len(ids) && pages.HasMorePages() }, func() (*string, error) {
