@@ -163,7 +163,7 @@ func TestProtocolsAndPagesAgree(t *testing.T) {
 	cbor, form := w.cloudwatch(w.management(), "us-east-1"), w.cloudwatch(w.management(), "us-east-1", queryProtocol)
 	rapid.Check(t, func(rt *rapid.T) {
 		in := cloudwatch.GetMetricDataInput{
-			StartTime: aws.Time(now.Add(-rapid.SampledFrom([]time.Duration{time.Hour, 3 * time.Hour, 40 * time.Hour}).Draw(rt, "window")).Add(-time.Duration(rapid.IntRange(0, 3600).Draw(rt, "off")) * time.Second)),
+			StartTime: aws.Time(now.Add(-rapid.SampledFrom([]time.Duration{time.Hour, 3 * time.Hour, 9 * time.Hour}).Draw(rt, "window")).Add(-time.Duration(rapid.IntRange(0, 3600).Draw(rt, "off")) * time.Second)),
 			EndTime:   aws.Time(now),
 			ScanBy:    rapid.SampledFrom([]types.ScanBy{"", types.ScanByTimestampAscending, types.ScanByTimestampDescending}).Draw(rt, "scan"),
 		}
@@ -172,7 +172,7 @@ func TestProtocolsAndPagesAgree(t *testing.T) {
 				rapid.SampledFrom([]string{"Average", "Sum", "Minimum", "Maximum", "SampleCount"}).Draw(rt, "stat"), rapid.SampledFrom([]int32{60, 300, 900, 3600}).Draw(rt, "period"), "InstanceId", id))
 		}
 		want := getAll(t, cbor, in)
-		in.MaxDatapoints = aws.Int32(rapid.Int32Range(7, 5000).Draw(rt, "page"))
+		in.MaxDatapoints = aws.Int32(rapid.Int32Range(23, 2000).Draw(rt, "page"))
 		for name, got := range map[string]map[string]types.MetricDataResult{"query": getAll(t, form, in), "cbor": getAll(t, cbor, in)} {
 			for id, x := range want {
 				if !slices.Equal(x.Values, got[id].Values) || !slices.EqualFunc(x.Timestamps, got[id].Timestamps, time.Time.Equal) || got[id].StatusCode != types.StatusCodeComplete {
@@ -395,7 +395,7 @@ func TestMetricErrors(t *testing.T) {
 
 func TestListMetrics(t *testing.T) {
 	t.Parallel()
-	w := start(t, simaws.Options{Seed: 4, Resources: 1500, Accounts: 1, Regions: 1}, simaws.Config{NoQuotas: true})
+	w := start(t, simaws.Options{Seed: 4, Resources: 700, Accounts: 1, Regions: 1}, simaws.Config{NoQuotas: true})
 	list := func(t *testing.T, c *cloudwatch.Client, in cloudwatch.ListMetricsInput) map[string]bool {
 		out := map[string]bool{}
 		for p := cloudwatch.NewListMetricsPaginator(c, &in); p.HasMorePages(); {

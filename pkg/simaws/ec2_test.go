@@ -138,7 +138,7 @@ func TestRegions(t *testing.T) {
 // Everything the estate holds comes out of the SDK as it is, in every region of every account.
 func TestListingsEqualEstate(t *testing.T) {
 	t.Parallel()
-	w := start(t, simaws.Options{Seed: 3, Resources: 1500}, simaws.Config{NoQuotas: true})
+	w := start(t, simaws.Options{Seed: 3, Resources: 600}, simaws.Config{NoQuotas: true})
 	eip := 0
 	w.eachRegion(func(a *simaws.Account, r *simaws.Region) {
 		c := w.ec2(a, r.Name)
@@ -234,7 +234,7 @@ func sameTags(t *testing.T, id string, want []simaws.Tag, got []types.Tag) {
 // Paging gives each resource exactly once, whatever the page size.
 func TestPagingExactlyOnce(t *testing.T) {
 	t.Parallel()
-	w := start(t, simaws.Options{Seed: 5, Resources: 300, Accounts: 1, Regions: 1}, simaws.Config{NoQuotas: true})
+	w := start(t, simaws.Options{Seed: 5, Resources: 80, Accounts: 1, Regions: 1}, simaws.Config{NoQuotas: true})
 	c, r := w.ec2(w.management(), "us-east-1"), w.management().Regions[0]
 	rapid.Check(t, func(rt *rapid.T) {
 		size := aws.Int32(rapid.Int32Range(5, 1000).Draw(rt, "size"))
@@ -276,7 +276,13 @@ func TestPagingExactlyOnce(t *testing.T) {
 
 func TestPageLimits(t *testing.T) {
 	t.Parallel()
-	w := start(t, simaws.Options{Seed: 5, Resources: 12000, Accounts: 1, Regions: 1}, simaws.Config{NoQuotas: true})
+	r := &simaws.Region{Name: "us-east-1"}
+	for i := range 1001 {
+		r.Instances = append(r.Instances, simaws.Instance{ID: fmt.Sprintf("i-%d", i), State: "running", Type: "t3.micro", Zone: "us-east-1a", Created: now, Launched: now})
+		r.Volumes = append(r.Volumes, simaws.Volume{ID: fmt.Sprintf("vol-%d", i), State: "available", Type: "gp3", Zone: "us-east-1a", Created: now})
+		r.Snapshots = append(r.Snapshots, simaws.Snapshot{ID: fmt.Sprintf("snap-%d", i), Volume: "vol-0", Started: now})
+	}
+	w := serve(t, loaded(r), simaws.Config{NoQuotas: true})
 	c := w.ec2(w.management(), "us-east-1")
 	in, err := c.DescribeInstances(t.Context(), nil)
 	if err != nil {
@@ -355,7 +361,7 @@ func TestEC2Errors(t *testing.T) {
 // A filter finds what a brute-force reading of AWS's description finds: all filters, any of each one's values, * and ? as wildcards.
 func TestFiltersAgreeWithBruteForce(t *testing.T) {
 	t.Parallel()
-	w := start(t, simaws.Options{Seed: 9, Resources: 900, Accounts: 1, Regions: 1}, simaws.Config{NoQuotas: true})
+	w := start(t, simaws.Options{Seed: 9, Resources: 220, Accounts: 1, Regions: 1}, simaws.Config{NoQuotas: true})
 	c := w.ec2(w.management(), "us-east-1")
 	volumes, instances := allVolumes(t, c, ec2.DescribeVolumesInput{}), allInstances(t, c, ec2.DescribeInstancesInput{})
 	stamp := func(tm *time.Time) string { return tm.UTC().Format("2006-01-02T15:04:05.000Z") }

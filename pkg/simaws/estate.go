@@ -16,7 +16,25 @@ import (
 )
 
 // Estate is a company's AWS organization: its accounts, their regions and what stands in them, together with what the API never tells (when an instance really
-// stopped, when a volume was really detached). The exported fields are the file format of [Load] and [Save]. An Estate is safe for concurrent use through its
+// stopped, when a volume was really detached). The exported fields, by their JSON names, are the file format of [Load] and [Estate.Save]:
+//
+//	version: 1
+//	now: 2026-08-03T04:00:00Z
+//	organization: o-example
+//	accounts:
+//	  - id: "111122223333"
+//	    name: production
+//	    access_key: AKIASIMAWS000EXAMPLE
+//	    roles: [{name: NightshiftReadOnly, external_id: a-secret-word}]
+//	    regions:
+//	      - name: us-east-1
+//	        volumes:
+//	          - {id: vol-0a1, type: gp3, state: available, zone: us-east-1a, size_gib: 500, iops: 3000, throughput: 125, created: 2026-01-02T00:00:00Z,
+//	             history: [{from: 2026-01-02T00:00:00Z, to: 2026-06-01T00:00:00Z}], detached: 2026-06-01T00:00:00Z, tags: [{k: Owner, v: maria}]}
+//	faults:
+//	  - {kind: latency, delay: 50ms}
+//
+// An Estate is safe for concurrent use through its
 // methods; the fields may be written only before it is given to [New].
 type Estate struct {
 	// Version of the file format; 1.
@@ -329,6 +347,8 @@ func (e *Estate) Resources() int {
 // Validate checks an estate made by hand, saying what is wrong and where, and builds what lookups need; it must be called before [New]. Load and Generate
 // have done it.
 func (e *Estate) Validate() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.Version != 1 {
 		return fmt.Errorf("version %d is not known, this program reads version 1", e.Version)
 	}

@@ -18,9 +18,14 @@ func fuzzServer() *Server {
 	return New(Generate(Options{Seed: 1, Resources: 60, Now: at}), Config{NoQuotas: true, Clock: func() time.Time { return at }})
 }
 
-func send(s *Server, service, path, body string, header ...string) *httptest.ResponseRecorder {
+func signed(service, path, body string) *http.Request {
 	r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
 	r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+DemoAccessKey+"/20260803/us-east-1/"+service+"/aws4_request, SignedHeaders=host, Signature=0")
+	return r
+}
+
+func send(s *Server, service, path, body string, header ...string) *httptest.ResponseRecorder {
+	r := signed(service, path, body)
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}

@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"log/slog"
 	"net"
@@ -49,13 +48,12 @@ type Server struct {
 	faults  faults
 	stats   stats
 	served  atomic.Uint64
-	hash    maphash.Seed
 	buffers sync.Pool
 }
 
 // New returns a server for the estate, which must come from [Generate] or [Load], or have passed [Estate.Validate].
 func New(e *Estate, c Config) *Server {
-	s := &Server{estate: e, config: c, clock: c.Clock, log: c.Log, hash: maphash.MakeSeed()}
+	s := &Server{estate: e, config: c, clock: c.Clock, log: c.Log}
 	if s.clock == nil {
 		s.clock = time.Now
 	}
@@ -109,7 +107,7 @@ func (s *Server) URL() string {
 	return ""
 }
 
-// Env are the variables that point any AWS tool at the endpoint, as "NAME=value": the management account's credentials, which are fake, and its first region.
+// Env are the variables that point any AWS tool at the endpoint, as "NAME=value", once it listens: the management account's credentials, which are fake, and its first region.
 func (s *Server) Env() []string {
 	a := s.estate.Accounts[0]
 	region := "us-east-1"
