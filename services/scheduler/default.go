@@ -1,0 +1,72 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	jobv1 "nightshift.dev/gen/nightshift/job/v1"
+	"nightshift.dev/pkg/bus"
+	"nightshift.dev/pkg/errs"
+)
+
+// defaults are the jobs there are without anybody asking. Each is registered
+// once in the life of an installation, when a service first handles its kind:
+// who changes, pauses or deletes it has the last word. A service that comes
+// with a job of its own adds it here.
+var defaults = []*jobv1.Job{
+	{
+		Name: "waste-scan", Kind: "waste", Schedule: "0 */6 * * *",
+		Description: "Looks for resources that cost money and do nothing.",
+	},
+}
+
+// defaultsEvery is how often it is asked whether a service for a missing
+// default has come.
+const defaultsEvery = 2 * time.Second
+
+// registerDefaults registers the default jobs until all are, or ctx ends.
+func (s *Service) registerDefaults(ctx context.Context) error {
+	missing := slices.Clone(defaults)
+	var last error
+	for len(missing) > 0 {
+		kinds, err := bus.Handled[*jobv1.JobTriggered](ctx, s.bus)
+		missing = slices.DeleteFunc(missing, func(d *jobv1.Job) bool {
+			if err != nil || !slices.Contains(kinds, d.GetKind()) {
+				return false
+			}
+			job := proto.CloneOf(d)
+			now := timestamppb.New(s.clock.time())
+			job.CreateTime, job.UpdateTime, job.ScheduleTime = now, now, now
+			_, e := s.jobs.CreateFirst(ctx, job.GetName(), job)
+			switch {
+			case e == nil:
+				s.log.Info("default job registered", "job", job.GetName(), "schedule", job.GetSchedule())
+			case !errors.Is(e, errs.AlreadyExists): // it is there, or was and somebody deleted it
+				err = e
+				return false
+			}
+			return true
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && last == nil {
+			s.log.Warn("default jobs cannot be registered yet", "error", err)
+		}
+		last = err
+		if len(missing) == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(defaultsEvery):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return nil
+}
