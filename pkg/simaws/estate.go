@@ -461,7 +461,7 @@ func (r *Region) active(v *Volume) []Span {
 				run.From = at.At
 			}
 			if run.To.IsZero() || run.From.Before(run.To) {
-				spans = append(spans[:len(spans):len(spans)], run)
+				spans = append(slices.Clip(spans), run)
 			}
 		}
 	}
