@@ -48,6 +48,7 @@ type Session struct {
 	ec2        func() *ec2.Client
 	cloudWatch func() *cloudwatch.Client
 	backoff    func(attempt int) time.Duration
+	kept       sync.Map // by type: see Kept
 }
 
 // EC2 returns the session's EC2 client.

@@ -59,6 +59,18 @@ type Instance struct {
 	// Addresses are the public IPv4 addresses it holds, running or not: fact
 	// InstanceAddresses.
 	Addresses rule.Fact[[]Address]
+	// Groups are the security groups of its public interfaces, by id: fact
+	// InstanceGroups.
+	Groups map[string]rule.Fact[SecurityGroup]
+	// Routes are what holds for the subnets of its public interfaces, by the
+	// subnet's id: fact InstanceRoutes.
+	Routes map[string]rule.Fact[Routes]
+	// Image is what it was launched from, as far as the account sees the image;
+	// unknown when it does not: fact InstanceImage.
+	Image rule.Fact[Image]
+	// ImageMetadata is what AWS tells of the image to those who run it, whether
+	// they see it or not: fact InstanceImageMetadata.
+	ImageMetadata rule.Fact[Image]
 }
 
 // Interface is a network interface of an instance.

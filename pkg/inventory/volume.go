@@ -28,6 +28,8 @@ type Volume struct {
 	// SnapshotID is what it was made from; empty for an empty volume.
 	SnapshotID string
 	Encrypted  bool
+	// EncryptionUnknown tells that AWS left out whether it is encrypted.
+	EncryptionUnknown bool
 	// KMSKey is the ARN of the key; empty when not encrypted.
 	KMSKey string
 
@@ -37,6 +39,9 @@ type Volume struct {
 	// HasSnapshot tells whether a completed snapshot of it exists in its
 	// account and region: fact VolumeHasSnapshot.
 	HasSnapshot rule.Fact[bool]
+	// EncryptionByDefault tells whether new volumes of its region are
+	// encrypted whoever makes them: fact VolumeEncryptionByDefault.
+	EncryptionByDefault rule.Fact[bool]
 }
 
 // Attachment is a volume's tie to an instance.
@@ -98,6 +103,8 @@ func newVolume(s *aws.Session, in *types.Volume) (Volume, error) {
 		SnapshotID:      val(in.SnapshotId),
 		Encrypted:       val(in.Encrypted),
 		KMSKey:          val(in.KmsKeyId),
+
+		EncryptionUnknown: in.Encrypted == nil,
 	}
 	for _, a := range in.Attachments {
 		v.Attachments = append(v.Attachments, Attachment{
