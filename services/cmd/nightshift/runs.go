@@ -1,0 +1,437 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	runv1 "nightshift.dev/gen/nightshift/run/v1"
+	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
+	"nightshift.dev/pkg/errs"
+)
+
+func (c *cli) runs() (runv1.RunServiceClient, error) {
+	conn, err := c.dial("persistence")
+	if err != nil {
+		return nil, err
+	}
+	return runv1.NewRunServiceClient(conn), nil
+}
+
+func (c *cli) runsCommand() *cobra.Command {
+	return group("runs", "List, show and watch runs of jobs", c.runsList(), c.runsGet(), c.runsWatch())
+}
+
+const noSuchRun = "\"nightshift runs list\" shows the runs there are."
+
+var runColumns = []column[*runv1.Run]{
+	{name: "id", head: "Run", flex: 24, text: (*runv1.Run).GetId},
+	{name: "job", text: (*runv1.Run).GetJob},
+	{name: "state", head: "State", text: func(r *runv1.Run) string { return name(r.GetState()) }, paint: runPaint},
+	{name: "cause", text: func(r *runv1.Run) string { return name(r.GetCause()) }},
+	{name: "start_time", head: "Started (UTC)", text: func(r *runv1.Run) string { return when(r.GetStartTime()) },
+		csv: func(r *runv1.Run) string { return stamp(r.GetStartTime()) }},
+	{name: "end_time", head: "Took", number: true, csv: func(r *runv1.Run) string { return stamp(r.GetEndTime()) },
+		text: func(r *runv1.Run) string {
+			if r.GetEndTime() == nil {
+				return ""
+			}
+			return lasted(r.GetEndTime().AsTime().Sub(r.GetStartTime().AsTime()))
+		}},
+	{name: "scopes", head: "Scopes", number: true, csv: func(r *runv1.Run) string { return strconv.Itoa(int(r.GetScopes().GetTotal())) },
+		text: func(r *runv1.Run) string {
+			s := r.GetScopes()
+			return fmt.Sprintf("%d/%d", s.GetSucceeded()+s.GetPartial()+s.GetFailed(), s.GetTotal())
+		}},
+	{name: "resources", head: "Resources", number: true, spare: true, text: func(r *runv1.Run) string { return count(r.GetProgress().GetResources()) },
+		csv: func(r *runv1.Run) string { return strconv.FormatInt(r.GetProgress().GetResources(), 10) }},
+	{name: "violations", head: "Findings", number: true, text: func(r *runv1.Run) string { return count(r.GetProgress().GetViolations()) },
+		csv: func(r *runv1.Run) string { return strconv.FormatInt(r.GetProgress().GetViolations(), 10) }},
+	{name: "monthly_cost", head: "Monthly cost", number: true, text: func(r *runv1.Run) string { return "$" + thousands(r.GetProgress().GetMonthlyCost()) },
+		csv: func(r *runv1.Run) string { return strconv.FormatFloat(r.GetProgress().GetMonthlyCost(), 'f', 2, 64) }},
+	{name: "opened", head: "New", number: true, spare: true, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetOpened(), 10) }},
+	{name: "changed", number: true, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetChanged(), 10) }},
+	{name: "resolved", head: "Gone", number: true, spare: true, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetResolved(), 10) }},
+	{name: "reopened", number: true, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetReopened(), 10) }},
+	{name: "error", head: "Error", flex: 10, spare: true, text: (*runv1.Run).GetError},
+}
+
+func runPaint(r *runv1.Run) paint {
+	switch r.GetState() {
+	case runv1.RunState_RUN_STATE_SUCCEEDED:
+		return green
+	case runv1.RunState_RUN_STATE_PARTIAL:
+		return yellow
+	case runv1.RunState_RUN_STATE_FAILED:
+		return red
+	default:
+		return cyan
+	}
+}
+
+func runTree(r *runv1.Run) object { return tree(r) }
+
+func (c *cli) runsList() *cobra.Command {
+	var (
+		job, state, filter string
+		l                  limit
+	)
+	cmd := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List runs, newest first", Args: cobra.NoArgs,
+		Example: "  nightshift runs list --limit 10\n  nightshift runs list --job waste-scan --state failed -o jsonl",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var and []string
+			if job != "" {
+				and = append(and, "job = "+quote(job))
+			}
+			if state != "" {
+				if runv1.RunState_value["RUN_STATE_"+strings.ToUpper(state)] == 0 {
+					return usage("--state %q is not one of %s", state, strings.ToLower(strings.Join(enumNames(runv1.RunState(0)), ", ")))
+				}
+				and = append(and, "state = "+quote(strings.ToUpper(state)))
+			}
+			if filter != "" {
+				and = append(and, "("+filter+")")
+			}
+			api, err := c.runs()
+			if err != nil {
+				return err
+			}
+			n, err := listAll(cmd.Context(), c, l, newPrinter(c, runTree, runColumns), func(size int32, token string) ([]*runv1.Run, string, error) {
+				r, err := api.ListRuns(cmd.Context(), &runv1.ListRunsRequest{PageSize: size, PageToken: token, Filter: strings.Join(and, " AND ")})
+				return r.GetRuns(), r.GetNextPageToken(), err
+			})
+			if err == nil && n == 0 {
+				c.say("no runs; \"nightshift jobs run NAME --watch\" makes one")
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&job, "job", "", "of this job")
+	cmd.Flags().StringVar(&state, "state", "", strings.ToLower(strings.Join(enumNames(runv1.RunState(0)), ", ")))
+	cmd.Flags().StringVar(&filter, "filter", "", "any other condition, such as 'start_time > \"2026-01-01T00:00:00Z\"'")
+	complete(cmd, "state", enumNames(runv1.RunState(0))...)
+	_ = cmd.RegisterFlagCompletionFunc("job", c.completing(c.jobNames))
+	l.add(cmd)
+	return cmd
+}
+
+// newest returns the id that was given, or that of the newest run.
+func newest(ctx context.Context, api runv1.RunServiceClient, args []string) (string, error) {
+	if len(args) > 0 {
+		return args[0], nil
+	}
+	r, err := api.ListRuns(ctx, &runv1.ListRunsRequest{PageSize: 1})
+	if err != nil {
+		return "", err
+	}
+	if len(r.GetRuns()) == 0 {
+		return "", hint{errors.New("there are no runs yet"), "\"nightshift jobs run NAME --watch\" makes one."}
+	}
+	return r.GetRuns()[0].GetId(), nil
+}
+
+func (c *cli) runsGet() *cobra.Command {
+	return &cobra.Command{
+		Use: "show [RUN]", Aliases: []string{"get"}, Short: "Show a run with its scopes and what was seen of them; without an id the newest", Args: cobra.MaximumNArgs(1),
+		Example:           "  nightshift runs show\n  nightshift runs show waste-scan/2026-09-01T06:00:00Z -o json | jq '.run_scopes[].coverage'",
+		ValidArgsFunction: c.completing(c.runIDs),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			api, err := c.runs()
+			if err != nil {
+				return err
+			}
+			id, err := newest(ctx, api, args)
+			if err != nil {
+				return err
+			}
+			r, err := api.GetRun(ctx, &runv1.GetRunRequest{Id: id})
+			if err != nil {
+				return withHint(err, errs.NotFound, noSuchRun)
+			}
+			var scopes []*runv1.RunScope
+			for token := ""; ; {
+				page, err := api.ListRunScopes(ctx, &runv1.ListRunScopesRequest{RunId: id, PageSize: 500, PageToken: token})
+				if err != nil {
+					return err
+				}
+				scopes = append(scopes, page.GetScopes()...)
+				if token = page.GetNextPageToken(); token == "" {
+					break
+				}
+			}
+			return c.printRun(r.GetRun(), scopes)
+		},
+	}
+}
+
+// printRun shows a run with its scopes.
+func (c *cli) printRun(r *runv1.Run, scopes []*runv1.RunScope) error {
+	withScopes := func(r *runv1.Run) object {
+		list := make([]any, len(scopes))
+		for i, s := range scopes {
+			list[i] = tree(s)
+		}
+		return append(tree(r), member{"run_scopes", list})
+	}
+	return printOne(c, r, withScopes, runColumns, func() {
+		c.runCard(r)
+		if len(scopes) > 0 {
+			c.print("\n%s\n", renderTable(c, scopeColumns, scopes))
+		}
+		var gaps []gap
+		for _, s := range scopes {
+			gaps = append(gaps, gapsOf(s.GetScope(), s.GetCoverage(), s.GetError())...)
+		}
+		if len(gaps) > 0 {
+			c.print("\n%s\n%s\n", c.outPaint(bold, "Not seen"), renderTable(c, gapColumns, gaps))
+		}
+	})
+}
+
+func (c *cli) runCard(r *runv1.Run) {
+	took := ""
+	if r.GetEndTime() != nil {
+		took = lasted(r.GetEndTime().AsTime().Sub(r.GetStartTime().AsTime()))
+	}
+	f, p := r.GetFindings(), r.GetProgress()
+	c.card(r.GetId(),
+		fact{"state", name(r.GetState()), runPaint(r)},
+		fact{name: "error", text: r.GetError()},
+		fact{name: "cause", text: strings.TrimSuffix(strings.ToLower(name(r.GetCause()))+", by "+r.GetRequestedBy(), ", by ")},
+		fact{name: "started", text: when(r.GetStartTime())},
+		fact{name: "took", text: took},
+		fact{name: "parameters", text: pairs(r.GetParameters())},
+		fact{name: "looked at", text: fmt.Sprintf("%s in %s, %s", many(p.GetResources(), "resource", "resources"),
+			many(int64(r.GetScopes().GetTotal()), "scope", "scopes"), many(p.GetVerdicts(), "verdict", "verdicts"))},
+		fact{name: "found", text: fmt.Sprintf("%s, $%s a month", many(p.GetViolations(), "finding", "findings"), thousands(p.GetMonthlyCost()))},
+		fact{name: "of these", text: fmt.Sprintf("%s new, %s changed, %s as before, %s came back; %s resolved", count(f.GetOpened()), count(f.GetChanged()),
+			count(f.GetUnchanged()), count(f.GetReopened()), count(f.GetResolved()))},
+		fact{name: "took of AWS", text: meterText(p.GetMeter())},
+	)
+}
+
+// meterText says what a scan cost in calls and money.
+func meterText(m *scanv1.Meter) string {
+	s := many(m.GetCalls(), "call", "calls")
+	if m.GetThrottles() > 0 {
+		s += ", " + count(m.GetThrottles()) + " throttled"
+	}
+	if m.GetRetries() > 0 {
+		s += ", " + many(m.GetRetries(), "retry", "retries")
+	}
+	if m.GetBilledMetrics() > 0 {
+		s += fmt.Sprintf(", %s billed at $%s", many(m.GetBilledMetrics(), "metric", "metrics"), strconv.FormatFloat(m.GetBilledCost(), 'f', 4, 64))
+	}
+	return s
+}
+
+var scopeColumns = []column[*runv1.RunScope]{
+	{head: "Account", text: func(s *runv1.RunScope) string { return s.GetScope().GetAccount() }},
+	{head: "Region", text: func(s *runv1.RunScope) string { return s.GetScope().GetRegion() }},
+	{head: "State", text: func(s *runv1.RunScope) string { return name(s.GetState()) }, paint: func(s *runv1.RunScope) paint {
+		return runPaint(&runv1.Run{State: map[runv1.ScopeState]runv1.RunState{
+			runv1.ScopeState_SCOPE_STATE_SUCCEEDED: runv1.RunState_RUN_STATE_SUCCEEDED,
+			runv1.ScopeState_SCOPE_STATE_PARTIAL:   runv1.RunState_RUN_STATE_PARTIAL,
+			runv1.ScopeState_SCOPE_STATE_FAILED:    runv1.RunState_RUN_STATE_FAILED,
+		}[s.GetState()]})
+	}},
+	{head: "Resources", number: true, text: func(s *runv1.RunScope) string { return count(s.GetProgress().GetResources()) }},
+	{head: "Findings", number: true, text: func(s *runv1.RunScope) string { return count(s.GetProgress().GetViolations()) }},
+	{head: "Monthly cost", number: true, text: func(s *runv1.RunScope) string { return "$" + thousands(s.GetProgress().GetMonthlyCost()) }},
+	{head: "New", number: true, text: func(s *runv1.RunScope) string { return count(s.GetFindings().GetOpened()) }},
+	{head: "Gone", number: true, text: func(s *runv1.RunScope) string { return count(s.GetFindings().GetResolved()) }},
+	{head: "Calls", number: true, spare: true, text: func(s *runv1.RunScope) string { return count(s.GetProgress().GetMeter().GetCalls()) }},
+	{head: "Took", number: true, spare: true, text: func(s *runv1.RunScope) string {
+		if s.GetStartTime() == nil || s.GetEndTime() == nil {
+			return ""
+		}
+		return lasted(s.GetEndTime().AsTime().Sub(s.GetStartTime().AsTime()))
+	}},
+	{head: "Tries", number: true, spare: true, text: func(s *runv1.RunScope) string { return strconv.Itoa(int(s.GetAttempts())) }},
+}
+
+// gap is something that could not be seen.
+type gap struct {
+	scope    *scanv1.Scope
+	coverage *scanv1.Coverage
+}
+
+// gapsOf lists what of a scope could not be seen.
+func gapsOf(s *scanv1.Scope, coverage []*scanv1.Coverage, failure string) []gap {
+	var out []gap
+	for _, row := range coverage {
+		if row.GetStatus() != scanv1.CoverageStatus_COVERAGE_STATUS_COMPLETE {
+			out = append(out, gap{s, row})
+		}
+	}
+	if len(out) == 0 && failure != "" {
+		out = append(out, gap{s, &scanv1.Coverage{ResourceType: "*", Status: scanv1.CoverageStatus_COVERAGE_STATUS_FAILED, Error: failure}})
+	}
+	return out
+}
+
+var gapColumns = []column[gap]{
+	{head: "Account", text: func(g gap) string { return g.scope.GetAccount() }},
+	{head: "Region", text: func(g gap) string { return g.scope.GetRegion() }},
+	{head: "What", text: func(g gap) string { return what(g.coverage.GetResourceType()) }},
+	{head: "Status", text: func(g gap) string { return name(g.coverage.GetStatus()) }, paint: func(gap) paint { return yellow }},
+	{head: "Why", flex: 30, text: func(g gap) string { return g.coverage.GetError() }},
+}
+
+func what(resourceType string) string {
+	if resourceType == "*" {
+		return "everything"
+	}
+	return resourceType
+}
+
+func (c *cli) runsWatch() *cobra.Command {
+	return &cobra.Command{
+		Use: "watch [RUN]", Short: "Follow a run to its end; without an id the newest", Args: cobra.MaximumNArgs(1),
+		Long: `Follows a run to its end: progress on stderr, then the run on stdout; with -o jsonl a line for each change. Ends with 1 when
+the run failed and 6 when it is partial. Ctrl-C ends the watching, not the run.`,
+		Example:           "  nightshift runs watch\n  nightshift runs watch waste-scan/2026-09-01T06:00:00Z -o json",
+		ValidArgsFunction: c.completing(c.runIDs),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			api, err := c.runs()
+			if err != nil {
+				return err
+			}
+			id, err := newest(cmd.Context(), api, args)
+			if err != nil {
+				return err
+			}
+			return c.watchRun(cmd.Context(), id)
+		},
+	}
+}
+
+// watchRun follows a run to its end and shows it. The error is the exit code
+// of a run that did not succeed.
+func (c *cli) watchRun(ctx context.Context, id string) error {
+	api, err := c.runs()
+	if err != nil {
+		return err
+	}
+	c.say("watching %s; Ctrl-C ends the watching, not the run", clean(id))
+	lines := newPrinter(c, func(r *runv1.WatchRunResponse) object { return tree(r) }, nil)
+	p := c.newProgress(0)
+	run, scopes, err := follow(ctx, api, id, func(r *runv1.WatchRunResponse) error {
+		p.expect(int(r.GetRun().GetScopes().GetTotal()))
+		p.show(r)
+		if c.output == formatJSONL {
+			return lines.add(r)
+		}
+		return nil
+	})
+	p.close()
+	if err != nil {
+		return err
+	}
+	if c.output != formatJSONL {
+		if err := c.printRun(run, scopes); err != nil {
+			return err
+		}
+	}
+	return runExit(run)
+}
+
+// show takes what a watched run sends.
+func (p *progress) show(r *runv1.WatchRunResponse) {
+	for _, s := range r.GetScopes() {
+		switch s.GetState() {
+		case runv1.ScopeState_SCOPE_STATE_PENDING:
+		case runv1.ScopeState_SCOPE_STATE_RUNNING:
+			p.update(s.GetScope(), s.GetProgress())
+		case runv1.ScopeState_SCOPE_STATE_SUCCEEDED:
+			p.done(s.GetScope(), s.GetProgress(), "", "")
+		default:
+			why := s.GetError()
+			if gaps := gapsOf(s.GetScope(), s.GetCoverage(), why); why == "" && len(gaps) > 0 {
+				why = gaps[0].coverage.GetError()
+			}
+			p.done(s.GetScope(), s.GetProgress(), name(s.GetState()), why)
+		}
+	}
+}
+
+// follow reads a run's changes until it has ended, also over a restart of the
+// service, and returns its last state.
+func follow(ctx context.Context, api runv1.RunServiceClient, id string, each func(*runv1.WatchRunResponse) error) (*runv1.Run, []*runv1.RunScope, error) {
+	var (
+		run    *runv1.Run
+		scopes []*runv1.RunScope
+		at     = map[string]int{}
+	)
+	for {
+		stream, err := api.WatchRun(ctx, &runv1.WatchRunRequest{Id: id})
+		for err == nil {
+			var r *runv1.WatchRunResponse
+			if r, err = stream.Recv(); err != nil {
+				break
+			}
+			if r.GetRun() == nil { // a sign of life
+				continue
+			}
+			run = r.GetRun()
+			for _, s := range r.GetScopes() {
+				key := s.GetScope().GetAccount() + "/" + s.GetScope().GetRegion()
+				if i, ok := at[key]; ok {
+					scopes[i] = s
+				} else {
+					at[key] = len(scopes)
+					scopes = append(scopes, s)
+				}
+			}
+			if err := each(r); err != nil {
+				return nil, nil, err
+			}
+		}
+		ended := run.GetState() != runv1.RunState_RUN_STATE_UNSPECIFIED && run.GetState() != runv1.RunState_RUN_STATE_RUNNING
+		switch {
+		case ended:
+			return run, scopes, nil
+		case ctx.Err() != nil:
+			return nil, nil, context.Cause(ctx)
+		case errors.Is(err, io.EOF) || run != nil && errors.Is(err, errs.Unavailable):
+			select {
+			case <-time.After(500 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		default:
+			return nil, nil, withHint(err, errs.NotFound, noSuchRun)
+		}
+	}
+}
+
+// runExit is the exit code of a run that ended.
+func runExit(r *runv1.Run) error {
+	switch r.GetState() {
+	case runv1.RunState_RUN_STATE_FAILED:
+		return &exit{exitError, fmt.Sprintf("run %s failed: %s", r.GetId(), r.GetError())}
+	case runv1.RunState_RUN_STATE_PARTIAL:
+		return &exit{exitPartial, fmt.Sprintf("run %s did not see everything", r.GetId())}
+	}
+	return nil
+}
+
+func (c *cli) runIDs(ctx context.Context) ([]string, error) {
+	api, err := c.runs()
+	if err != nil {
+		return nil, err
+	}
+	r, err := api.ListRuns(ctx, &runv1.ListRunsRequest{PageSize: 50})
+	var out []string
+	for _, x := range r.GetRuns() {
+		out = append(out, cobra.CompletionWithDesc(x.GetId(), name(x.GetState())+" "+when(x.GetStartTime())))
+	}
+	return out, err
+}
