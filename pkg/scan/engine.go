@@ -412,7 +412,7 @@ func (p *page[T]) judge(ctx context.Context) error {
 func judge[T any](r *Rule[T], in In, t T) (v rule.Verdict, err error) {
 	err = guard(func() error {
 		v = r.Judge(in, t)
-		return wellFormed(v)
+		return WellFormed(v)
 	})
 	if err != nil {
 		return failed(), err

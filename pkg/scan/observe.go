@@ -53,7 +53,7 @@ func (j *Judgement) Observation() *scanv1.Observation {
 		o.Resource.Tags = make(map[string]string, len(j.Resource.Tags))
 		// In order, so that of two keys that become one the same always wins.
 		for _, k := range slices.Sorted(maps.Keys(j.Resource.Tags)) {
-			o.Resource.Tags[text(k)] = text(j.Resource.Tags[k])
+			o.Resource.Tags[clip(text(k), maxItem)] = clip(text(j.Resource.Tags[k]), maxItem)
 		}
 	}
 	if len(j.Params) > 0 {
@@ -136,7 +136,7 @@ func value(v any) *structpb.Value {
 				list.Values = append(list.Values, structpb.NewStringValue(fmt.Sprintf("… and %d more", len(v)-maxList)))
 				break
 			}
-			list.Values = append(list.Values, structpb.NewStringValue(text(s)))
+			list.Values = append(list.Values, structpb.NewStringValue(clip(text(s), maxItem)))
 		}
 		return structpb.NewListValue(list)
 	default:
@@ -144,8 +144,12 @@ func value(v any) *structpb.Value {
 	}
 }
 
-// maxText bounds one text in bytes: several times what AWS allows anywhere.
-const maxText = 4096
+// maxText bounds one text, and maxItem one tag and one entry of a list, in
+// bytes: at least what AWS allows anywhere.
+const (
+	maxText = 4096
+	maxItem = 1024
+)
 
 // text makes a foreign text fit for protobuf and Postgres: valid UTF-8 without
 // NUL, and bounded.

@@ -110,8 +110,9 @@ func (s *Set) Settings(text string) (*Settings, error) {
 	return r, nil
 }
 
-// wellFormed tells whether a verdict keeps the contract.
-func wellFormed(v rule.Verdict) error {
+// WellFormed tells how a verdict breaks the contract: nil when it does not. The
+// engine turns one that does into ERROR.
+func WellFormed(v rule.Verdict) error {
 	switch {
 	case v.Outcome < rule.Violation || v.Outcome > rule.Error:
 		return errors.New("it gave no outcome")
@@ -127,6 +128,8 @@ func wellFormed(v rule.Verdict) error {
 		return fmt.Errorf("it gave %s a cost", v.Outcome)
 	case v.Cost.Known && !(0 <= v.Cost.Low && v.Cost.Low <= v.Cost.High && v.Cost.High < 1e12):
 		return fmt.Errorf("its cost of %v to %v is no range", v.Cost.Low, v.Cost.High)
+	case v.Outcome != rule.Violation && v.Exempt != rule.Exemption{}:
+		return fmt.Errorf("it gave %s an exemption", v.Outcome)
 	case v.Outcome != rule.InsufficientData && !v.DecidableAt.IsZero():
 		return fmt.Errorf("it gave %s a date on which it becomes decidable", v.Outcome)
 	}

@@ -48,7 +48,11 @@ var _ = Rules.Add(scan.Rule[inventory.Instance]{
 		{Fact: inventory.InstanceVolumes, When: isStopped},
 		{Fact: inventory.InstanceAddresses, When: isStopped},
 	},
-	Follow: func(i inventory.Instance) (string, bool) { return i.State, i.State == "stopped" },
+	// A start ends what was seen before, also one between two scans: the state
+	// to remember is that of this stop.
+	Follow: func(i inventory.Instance) (string, bool) {
+		return "stopped after the start of " + i.Launched.UTC().Format(time.RFC3339), i.State == "stopped"
+	},
 	Judge:  judgeStopped,
 	Parts:  stoppedParts,
 	Examples: []scan.Example[inventory.Instance]{
@@ -378,6 +382,11 @@ func stoppedParts(in scan.In, i inventory.Instance) []scan.Part {
 			parts = append(parts, scan.Part{ARN: prefix + "elastic-ip/" + cmp.Or(a.AllocationID, a.IP), Cost: in.Price.PublicIPv4(1)})
 		}
 	}
+	// AWS's order is not stable, and a sum of floats is not the same in
+	// another order.
+	slices.SortFunc(parts, func(a, b scan.Part) int {
+		return cmp.Or(cmp.Compare(a.ARN, b.ARN), cmp.Compare(a.Cost.High, b.Cost.High))
+	})
 	return parts
 }
 
@@ -394,8 +403,7 @@ func sumParts(in scan.In, i inventory.Instance) rule.Cost {
 	return sum
 }
 
-// stoppedHoldings shows what the cost is made of, in an order of its own:
-// AWS's order is not stable.
+// stoppedHoldings shows what the cost is made of, in an order of its own.
 func stoppedHoldings(in scan.In, i inventory.Instance) []rule.Evidence {
 	volumes := rule.Evidence{Name: "attached_volumes", Source: "ec2:DescribeVolumes", At: i.Volumes.At, Confidence: rule.Observed}
 	if i.Volumes.Known {

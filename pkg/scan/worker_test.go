@@ -1,0 +1,656 @@
+package scan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	accountv1 "nightshift.dev/gen/nightshift/account/v1"
+	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
+	jobv1 "nightshift.dev/gen/nightshift/job/v1"
+	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
+	runv1 "nightshift.dev/gen/nightshift/run/v1"
+	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
+	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/aws"
+	"nightshift.dev/pkg/bus"
+	"nightshift.dev/pkg/devstack/devtest"
+	"nightshift.dev/pkg/errs"
+	"nightshift.dev/pkg/inventory"
+	"nightshift.dev/pkg/rule"
+)
+
+// patience bounds every wait for another goroutine: reaching it is a failure.
+const patience = 20 * time.Second
+
+// keeper stands for persistence: it keeps runs as the real one does, as far as
+// a worker can tell.
+type keeper struct {
+	runv1.UnimplementedRunServiceServer
+	accountv1.UnimplementedAccountServiceServer
+	scanv1.UnimplementedScopeStateServiceServer
+
+	bus *bus.Bus
+
+	mu         sync.Mutex
+	accounts   []*accountv1.Account
+	down       error // what every call answers, if set
+	runs       map[string]runv1.RunState
+	planned    map[string][]*runv1.PlannedScope
+	failed     map[string]string
+	executions []string
+	done       map[string]bool // scopes that are not wanted any more
+	open       []string
+	sightings  []*scanv1.Sighting
+}
+
+func (k *keeper) StartRun(_ context.Context, req *runv1.StartRunRequest) (*runv1.StartRunResponse, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.down != nil {
+		return nil, k.down
+	}
+	id := req.GetTrigger().GetRunId()
+	if k.runs[id] == 0 {
+		k.runs[id] = runv1.RunState_RUN_STATE_RUNNING
+	}
+	return &runv1.StartRunResponse{Run: &runv1.Run{Id: id, State: k.runs[id]}, Planned: k.planned[id] != nil}, nil
+}
+
+func (k *keeper) PlanRun(ctx context.Context, req *runv1.PlanRunRequest) (*runv1.PlanRunResponse, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.planned[req.GetRunId()] != nil {
+		return &runv1.PlanRunResponse{}, nil
+	}
+	k.planned[req.GetRunId()] = req.GetScopes()
+	for _, p := range req.GetScopes() {
+		if p.GetFailure() != nil {
+			continue
+		}
+		if err := k.bus.Publish(ctx, &scanv1.ScopeRequested{
+			RunId: req.GetRunId(), Scope: p.GetScope(), MaxRetries: 0, Timeout: durationpb.New(time.Minute), Partition: p.GetPartition(),
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return &runv1.PlanRunResponse{}, nil
+}
+
+func (k *keeper) FailRun(_ context.Context, req *runv1.FailRunRequest) (*runv1.FailRunResponse, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.runs[req.GetRunId()] = runv1.RunState_RUN_STATE_FAILED
+	k.failed[req.GetRunId()] = req.GetError()
+	return &runv1.FailRunResponse{}, nil
+}
+
+func (k *keeper) StartScope(_ context.Context, req *runv1.StartScopeRequest) (*runv1.StartScopeResponse, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.down != nil {
+		return nil, k.down
+	}
+	k.executions = append(k.executions, req.GetExecution())
+	return &runv1.StartScopeResponse{Wanted: !k.done[req.GetScope().GetRegion()]}, nil
+}
+
+// ListAccounts answers one account a page.
+func (k *keeper) ListAccounts(_ context.Context, req *accountv1.ListAccountsRequest) (*accountv1.ListAccountsResponse, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if req.GetFilter() != `state = "ACTIVE"` {
+		return nil, errs.New(errs.InvalidArgument, "FILTER", "unexpected filter %q", req.GetFilter())
+	}
+	at := 0
+	if req.GetPageToken() != "" {
+		_, _ = fmt.Sscan(req.GetPageToken(), &at)
+	}
+	r := &accountv1.ListAccountsResponse{}
+	if at < len(k.accounts) {
+		r.Accounts = k.accounts[at : at+1]
+	}
+	if at+1 < len(k.accounts) {
+		r.NextPageToken = fmt.Sprint(at + 1)
+	}
+	return r, nil
+}
+
+func (k *keeper) ListScopeState(req *scanv1.ListScopeStateRequest, s grpc.ServerStreamingServer[scanv1.ListScopeStateResponse]) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, id := range k.open {
+		if err := s.Send(&scanv1.ListScopeStateResponse{OpenFindingIds: []string{id}}); err != nil {
+			return err
+		}
+	}
+	return s.Send(&scanv1.ListScopeStateResponse{Sightings: k.sightings})
+}
+
+// stage is a worker, a keeper and a bus between them.
+type stage struct {
+	*keeper
+	worker *Worker
+	bus    *bus.Bus // the worker's
+	ears   *bus.Bus
+	conn   *grpc.ClientConn
+
+	observed chan *findingv1.FindingsObserved
+	finished chan *scanv1.ScopeFinished
+}
+
+func theatre(t *testing.T, set *Set, accounts ...*accountv1.Account) *stage {
+	t.Helper()
+	nats := devtest.NATS(t)
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	connect := func(service string) *bus.Bus {
+		b, err := bus.Connect(t.Context(), bus.Config{URL: nats.URL(), Options: nats.Options(), Service: service, Log: log, Grace: time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = b.Close(context.WithoutCancel(t.Context())) })
+		return b
+	}
+	st := &stage{
+		bus: connect(set.Service()), ears: connect("persistence"),
+		observed: make(chan *findingv1.FindingsObserved, 1000), finished: make(chan *scanv1.ScopeFinished, 1000),
+		keeper: &keeper{
+			accounts: accounts, runs: map[string]runv1.RunState{}, planned: map[string][]*runv1.PlannedScope{}, failed: map[string]string{}, done: map[string]bool{},
+		},
+	}
+	st.keeper.bus = st.ears
+
+	listener := bufconn.Listen(1 << 20)
+	server := grpc.NewServer()
+	runv1.RegisterRunServiceServer(server, st.keeper)
+	accountv1.RegisterAccountServiceServer(server, st.keeper)
+	scanv1.RegisterScopeStateServiceServer(server, st.keeper)
+	conn, err := grpc.NewClient("passthrough:///memory", append(app.ClientOptions(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.conn = conn
+	st.worker, err = New(t.Context(), &app.Env{
+		Name: set.Service(), Log: log, Bus: st.bus, Now: func() time.Time { return testTime },
+		Dial: func(string) grpc.ClientConnInterface { return conn },
+	}, set, Config{Scopes: 2, QuotaShare: 1, Endpoint: "http://127.0.0.1:1", AccessKeyID: "AKIATEST", SecretAccessKey: "x"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.worker.cloud = nil // test kinds make no calls
+	st.worker.Register(server)
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { _ = conn.Close(); server.Stop() })
+
+	bus.On(st.ears, func(_ context.Context, m *bus.Message[*findingv1.FindingsObserved]) error {
+		st.observed <- m.Body
+		return nil
+	})
+	bus.On(st.ears, func(_ context.Context, m *bus.Message[*scanv1.ScopeFinished]) error {
+		st.finished <- m.Body
+		return nil
+	})
+	return st
+}
+
+// run runs both buses until the test ends.
+func (st *stage) run(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var done sync.WaitGroup
+	for _, b := range []*bus.Bus{st.bus, st.ears} {
+		done.Go(func() {
+			if err := b.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Cleanup(func() { cancel(); done.Wait() })
+	// A consumer of triggers takes only what comes after it was made.
+	for deadline := time.Now().Add(patience); ; {
+		triggered, err1 := bus.Handled[*jobv1.JobTriggered](ctx, st.ears)
+		requested, err2 := bus.Handled[*jobv1.JobRequested](ctx, st.ears)
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		if len(triggered) > 0 && len(requested) > 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the worker does not listen")
+		}
+	}
+}
+
+func (st *stage) end(t *testing.T) *scanv1.ScopeFinished {
+	t.Helper()
+	select {
+	case f := <-st.finished:
+		return f
+	case <-time.After(patience):
+		t.Fatal("no scope finished")
+		return nil
+	}
+}
+
+// batchesOf takes so many batches, in any order, and returns them in theirs.
+func (st *stage) batchesOf(t *testing.T, n int32) []*findingv1.FindingsObserved {
+	t.Helper()
+	var all []*findingv1.FindingsObserved
+	for range n {
+		select {
+		case b := <-st.observed:
+			all = append(all, b)
+		case <-time.After(patience):
+			t.Fatal("a batch is missing")
+		}
+	}
+	slices.SortFunc(all, func(a, b *findingv1.FindingsObserved) int { return int(a.Sequence - b.Sequence) })
+	return all
+}
+
+func account(id string, regions ...string) *accountv1.Account {
+	return &accountv1.Account{Id: id, Partition: "aws", Regions: regions}
+}
+
+func trigger(id string, parameters map[string]string) *jobv1.Trigger {
+	return &jobv1.Trigger{
+		RunId: "waste-scan/" + id, Job: "waste-scan", Kind: "waste", PlannedTime: timestamppb.New(testTime), Parameters: parameters,
+	}
+}
+
+// mixed is a rule that finds every other thing in order.
+func mixed(pages, size int) Rule[thing] {
+	r := aRule("rule-mixed", things(pages, size, nil))
+	r.Follow = func(t thing) (string, bool) { return t.State, true }
+	r.Judge = func(in In, t thing) rule.Verdict {
+		if (t.ID[len(t.ID)-1]-'0')%2 == 0 {
+			v := violation(2)
+			v.Since = in.Sighting.FirstSeen
+			return v
+		}
+		return compliant()
+	}
+	r.Examples = []Example[thing]{{Resource: thing{Resource: inventory.Resource{ID: "0"}}, Want: Want{Outcome: rule.Violation, Severity: rule.Low, Cost: "2.00"}}}
+	return r
+}
+
+func TestRunFromTriggerToEnd(t *testing.T) {
+	t.Parallel()
+	st := theatre(t, setOf(mixed(6, 200)), account("111111111111", "us-east-1", "eu-west-1"), account("222222222222", "us-east-1"))
+	arn := func(id string) string { return "arn:aws:test:us-east-1:222222222222:" + id }
+	st.open = []string{FindingID("aws", "222222222222", "us-east-1", "rule-mixed", arn("t-0-1")), "ffffffffffffffffffffffffffffffff"}
+	st.sightings = []*scanv1.Sighting{{Arn: arn("t-0-0"), State: "loose", FirstSeen: timestamppb.New(testTime.Add(-Day))}}
+	st.run(t)
+	if _, err := st.bus.Append(t.Context(), &jobv1.JobTriggered{Kind: "waste", Job: "waste-scan", Trigger: trigger("1", nil)}, 0); err != nil {
+		t.Fatal(err)
+	}
+	scopes := map[string]*scanv1.ScopeFinished{}
+	total := int32(0)
+	for range 3 {
+		f := st.end(t)
+		scopes[f.GetScope().GetAccount()+" "+f.GetScope().GetRegion()] = f
+		total += f.GetBatches()
+		if f.GetError() != "" || f.GetRunId() != "waste-scan/1" || f.GetScope().GetService() != "waste" || f.GetExecution() == "" ||
+			f.GetCoverage()[0].GetStatus() != scanv1.CoverageStatus_COVERAGE_STATUS_COMPLETE || f.GetTallies()[0].GetViolations() != 600 ||
+			f.GetTallies()[0].GetCompliant() != 600 || f.GetProgress().GetMonthlyCost() != 1200 || f.GetMeter() == nil {
+			t.Errorf("finished with %v", f)
+		}
+	}
+	if len(scopes) != 3 || scopes["222222222222 us-east-1"] == nil || scopes["111111111111 eu-west-1"] == nil {
+		t.Fatalf("scopes are %v", slices.Collect(maps.Keys(scopes)))
+	}
+	perScope := map[string][]*findingv1.FindingsObserved{}
+	for _, b := range st.batchesOf(t, total) {
+		key := b.GetScope().GetAccount() + " " + b.GetScope().GetRegion()
+		perScope[key] = append(perScope[key], b)
+	}
+	for key, batches := range perScope {
+		violations, others, sighted := 0, []string{}, 0
+		for i, b := range batches {
+			if b.GetSequence() != int32(i+1) || b.GetExecution() != scopes[key].GetExecution() {
+				t.Errorf("%s: batch %d of %s at place %d of %s", key, b.GetSequence(), b.GetExecution(), i+1, scopes[key].GetExecution())
+			}
+			sighted += len(b.GetSightings())
+			for _, o := range b.GetObservations() {
+				if o.GetVerdict().GetOutcome() != rulev1.Outcome_OUTCOME_VIOLATION {
+					others = append(others, o.GetResource().GetId())
+					continue
+				}
+				violations++
+				remembered := key == "222222222222 us-east-1" && o.GetResource().GetId() == "t-0-0"
+				if (o.GetVerdict().GetSince() != nil) != remembered {
+					t.Errorf("%s %s: since is %v", key, o.GetResource().GetId(), o.GetVerdict().GetSince())
+				}
+			}
+		}
+		// Beside violations only what was open goes out.
+		want := 0
+		if key == "222222222222 us-east-1" {
+			want = 1
+		}
+		if violations != 600 || len(others) != want || sighted != 1200 {
+			t.Errorf("%s: %d violations, others %v, %d sightings", key, violations, others, sighted)
+		}
+	}
+}
+
+func TestTriggerTwiceIsOnce(t *testing.T) {
+	t.Parallel()
+	st := theatre(t, setOf(mixed(1, 2)), account("111111111111", "us-east-1"))
+	for range 3 {
+		if err := st.worker.trigger(t.Context(), trigger("1", nil), 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(st.planned) != 1 || len(st.planned["waste-scan/1"]) != 1 {
+		t.Errorf("planned %v", st.planned)
+	}
+	if err := st.worker.trigger(t.Context(), nil, 1); err != nil {
+		t.Errorf("an armed record: %v", err)
+	}
+}
+
+func TestPlanning(t *testing.T) {
+	t.Parallel()
+	accounts := []*accountv1.Account{account("111111111111", "us-east-1", "eu-west-1"), account("222222222222", "eu-west-1")}
+	for name, c := range map[string]struct {
+		accounts   []*accountv1.Account
+		parameters map[string]string
+		scopes     []string
+		fails      []string
+	}{
+		"everything":        {accounts, nil, []string{"111111111111 us-east-1", "111111111111 eu-west-1", "222222222222 eu-west-1"}, nil},
+		"one account":       {accounts, map[string]string{"accounts": " 222222222222 "}, []string{"222222222222 eu-west-1"}, nil},
+		"one region":        {accounts, map[string]string{"regions": "ap-south-1"}, []string{"111111111111 ap-south-1", "222222222222 ap-south-1"}, nil},
+		"a rule":            {accounts, map[string]string{"rules": "rule-mixed", "accounts": "222222222222"}, []string{"222222222222 eu-west-1"}, nil},
+		"an account lost":   {accounts, map[string]string{"accounts": "222222222222,333333333333"}, []string{"333333333333 - not registered", "222222222222 eu-west-1"}, nil},
+		"no accounts":       {nil, nil, nil, []string{"no active account"}},
+		"an unknown rule":   {accounts, map[string]string{"rules": "rule-z"}, nil, []string{"rule-z", "rule-mixed"}},
+		"an odd account":    {accounts, map[string]string{"accounts": "1234"}, nil, []string{"1234", "12-digit"}},
+		"an odd region":     {accounts, map[string]string{"regions": "Europe!"}, nil, []string{"Europe!", "eu-west-1"}},
+		"an odd parameter":  {accounts, map[string]string{"rulez": "x"}, nil, []string{"rulez", "accounts, regions and rules"}},
+		"several mistakes":  {accounts, map[string]string{"rulez": "x", "regions": "E", "accounts": "1"}, nil, []string{"rulez", "regions", "accounts"}},
+		"empty is no limit": {accounts[1:], map[string]string{"rules": "", "accounts": " , "}, []string{"222222222222 eu-west-1"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			st := theatre(t, setOf(mixed(1, 2)), c.accounts...)
+			if err := st.worker.trigger(t.Context(), trigger("1", c.parameters), 1); err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, p := range st.planned["waste-scan/1"] {
+				s := p.GetScope().GetAccount() + " " + p.GetScope().GetRegion()
+				if p.GetFailure() != nil {
+					s += strings.TrimSuffix(strings.TrimPrefix(p.GetFailure().GetError(), "the account is"), ", or not active")
+				}
+				got = append(got, s)
+			}
+			if !slices.Equal(got, c.scopes) {
+				t.Errorf("planned %q, want %q", got, c.scopes)
+			}
+			if (len(c.fails) > 0) != (st.failed["waste-scan/1"] != "") {
+				t.Errorf("failed with %q", st.failed["waste-scan/1"])
+			}
+			for _, want := range c.fails {
+				if !strings.Contains(st.failed["waste-scan/1"], want) {
+					t.Errorf("failed with %q, which does not say %q", st.failed["waste-scan/1"], want)
+				}
+			}
+		})
+	}
+}
+
+// request is a delivery of a request for a scope.
+func request(attempt, maxRetries int, timeout time.Duration) *bus.Message[*scanv1.ScopeRequested] {
+	return &bus.Message[*scanv1.ScopeRequested]{Sequence: 9, Deliveries: attempt, Attempt: attempt, Body: &scanv1.ScopeRequested{
+		RunId: "waste-scan/1", Scope: &scanv1.Scope{Service: "waste", Account: "111111111111", Region: "us-east-1"},
+		MaxRetries: int32(maxRetries), Timeout: durationpb.New(timeout), Partition: "aws",
+	}}
+}
+
+func TestScopeThatFails(t *testing.T) {
+	t.Parallel()
+	throttled := &aws.Error{Class: aws.Throttled}
+	for name, c := range map[string]struct {
+		err     error
+		attempt int
+		again   bool // the request comes back
+		dead    bool // it becomes a dead letter
+		status  scanv1.CoverageStatus
+	}{
+		"first of three":    {throttled, 1, true, false, 0},
+		"second of three":   {throttled, 2, true, false, 0},
+		"last of three":     {throttled, 3, false, true, scanv1.CoverageStatus_COVERAGE_STATUS_FAILED},
+		"after a crash":     {throttled, 4, false, true, scanv1.CoverageStatus_COVERAGE_STATUS_FAILED},
+		"unreachable":       {&aws.Error{Class: aws.Unreachable}, 1, true, false, 0},
+		"denied is no use":  {&aws.Error{Class: aws.Denied}, 1, false, false, scanv1.CoverageStatus_COVERAGE_STATUS_DENIED},
+		"region disabled":   {&aws.Error{Class: aws.RegionDisabled}, 1, false, false, scanv1.CoverageStatus_COVERAGE_STATUS_REGION_DISABLED},
+		"credentials wrong": {&aws.Error{Class: aws.Credentials}, 1, false, false, scanv1.CoverageStatus_COVERAGE_STATUS_DENIED},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			st := theatre(t, setOf(aRule("rule-a", things(0, 0, c.err))))
+			st.run(t)
+			err := st.worker.onScopeRequested(t.Context(), request(c.attempt, 2, time.Minute))
+			if (err != nil) != (c.again || c.dead) || err != nil && !errors.Is(err, c.err) {
+				t.Fatalf("verdict is %v", err)
+			}
+			if c.again {
+				if len(st.finished) > 0 {
+					t.Error("it said that the scope is finished")
+				}
+				return
+			}
+			f := st.end(t)
+			if f.GetError() == "" || f.GetCoverage()[0].GetStatus() != c.status || f.GetExecution() != fmt.Sprintf("9.%d", c.attempt) || f.GetBatches() != 0 {
+				t.Errorf("finished with %v", f)
+			}
+		})
+	}
+}
+
+// A scope that keeps failing ends as a failed scope and as a dead letter.
+func TestLastFailureIsADeadLetter(t *testing.T) {
+	t.Parallel()
+	st := theatre(t, setOf(aRule("rule-a", things(0, 0, &aws.Error{Class: aws.Unreachable}))), account("111111111111", "us-east-1"))
+	st.run(t)
+	if err := st.bus.Publish(t.Context(), &jobv1.JobRequested{Trigger: trigger("manual-1", nil)}); err != nil {
+		t.Fatal(err)
+	}
+	if f := st.end(t); f.GetError() == "" {
+		t.Errorf("finished with %v", f)
+	}
+	for deadline := time.Now().Add(patience); ; {
+		dead, err := st.bus.DeadLetters().List(t.Context(), "", 0, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(dead) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("dead letters: %v", dead)
+		}
+	}
+}
+
+// waiting is a kind that shows one page and then waits for the end of time.
+func waiting(began chan<- struct{}) inventory.Kind[thing] {
+	k := things(1, 3, nil)
+	list := k.List
+	k.List = func(ctx context.Context, s *aws.Session, page func([]thing) error) error {
+		if err := list(ctx, s, page); err != nil {
+			return err
+		}
+		if began != nil {
+			close(began)
+		}
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	return k
+}
+
+func TestScopeTakesTooLong(t *testing.T) {
+	t.Parallel()
+	st := theatre(t, setOf(aRule("rule-a", waiting(nil))))
+	st.run(t)
+	if err := st.worker.onScopeRequested(t.Context(), request(1, 1, 30*time.Millisecond)); err == nil || !strings.Contains(err.Error(), "30ms") {
+		t.Errorf("verdict on the first attempt is %v", err)
+	}
+	if err := st.worker.onScopeRequested(t.Context(), request(2, 1, 30*time.Millisecond)); err != nil {
+		t.Errorf("verdict on the last attempt, which saw something, is %v", err)
+	}
+	f := st.end(t)
+	if c := f.GetCoverage()[0]; c.GetStatus() != scanv1.CoverageStatus_COVERAGE_STATUS_PARTIAL || c.GetResources() != 3 || !strings.Contains(c.GetError(), "30ms") {
+		t.Errorf("coverage is %v", c)
+	}
+	if f.GetError() != "" || f.GetTallies()[0].GetViolations() != 3 {
+		t.Errorf("finished with %v", f)
+	}
+}
+
+func TestStoppingGivesTheScopeBack(t *testing.T) {
+	t.Parallel()
+	began := make(chan struct{})
+	st := theatre(t, setOf(aRule("rule-a", waiting(began))))
+	st.run(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-began; cancel() }()
+	if err := st.worker.onScopeRequested(ctx, request(5, 0, time.Minute)); !errors.Is(err, context.Canceled) {
+		t.Errorf("verdict is %v", err)
+	}
+	if len(st.finished) != 0 {
+		t.Error("it said that the scope is finished")
+	}
+}
+
+func TestUnwantedScopeIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	k := things(0, 0, nil)
+	k.List = func(context.Context, *aws.Session, func([]thing) error) error { t.Error("it was scanned"); return nil }
+	st := theatre(t, setOf(aRule("rule-a", k)))
+	st.done["us-east-1"] = true
+	if err := st.worker.onScopeRequested(t.Context(), request(1, 0, time.Minute)); err != nil {
+		t.Error(err)
+	}
+}
+
+// While persistence is away work waits, and that is nobody's failure.
+func TestPersistenceAway(t *testing.T) {
+	t.Parallel()
+	st := theatre(t, setOf(mixed(1, 2)), account("111111111111", "us-east-1"))
+	st.down = errs.New(errs.Unavailable, "DOWN", "the database is away")
+	for name, err := range map[string]error{
+		"trigger": st.worker.trigger(t.Context(), trigger("1", nil), 99),
+		"scope":   st.worker.onScopeRequested(t.Context(), request(99, 0, time.Minute)),
+	} {
+		if err == nil || !strings.Contains(err.Error(), "again in") || !errors.Is(err, errs.Unavailable) {
+			t.Errorf("%s: verdict is %v", name, err)
+		}
+	}
+}
+
+func TestServices(t *testing.T) {
+	t.Parallel()
+	st := theatre(t, setOf(mixed(2, 10)), account("111111111111", "us-east-1", "eu-west-1"), account("222222222222", "us-east-1"))
+	rules := rulev1.NewRuleServiceClient(st.conn)
+	list, err := rules.ListRules(t.Context(), &rulev1.ListRulesRequest{})
+	if err != nil || len(list.GetRules()) != 1 {
+		t.Fatalf("rules are %v, %v", list, err)
+	}
+	one, err := rules.GetRule(t.Context(), &rulev1.GetRuleRequest{Id: "rule-mixed"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := one.GetRule()
+	if p := r.GetParameters()[0]; p.GetDefaultValue().GetNumberValue() != 7 || p.GetValue().GetNumberValue() != 7 || p.GetMin() != 1 || p.GetMax() != 99 || p.GetType() != "an integer" {
+		t.Errorf("parameter is %v", p)
+	}
+	if len(r.GetExamples()) != 1 || r.GetExamples()[0].GetVerdict().GetOutcome() != rulev1.Outcome_OUTCOME_VIOLATION || !slices.Equal(r.GetActions(), []string{"test:DescribeThings"}) {
+		t.Errorf("rule is %v", r)
+	}
+	if _, err := rules.GetRule(t.Context(), &rulev1.GetRuleRequest{Id: "rule-z"}); !errors.Is(err, errs.NotFound) {
+		t.Errorf("an unknown rule: %v", err)
+	}
+
+	scan := func(req *scanv1.ScanRequest) (map[rulev1.Outcome]int, int, error) {
+		stream, err := scanv1.NewScanServiceClient(st.conn).Scan(t.Context(), req)
+		if err != nil {
+			return nil, 0, err
+		}
+		outcomes, results := map[rulev1.Outcome]int{}, 0
+		for {
+			m, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return outcomes, results, nil
+			}
+			if err != nil {
+				return nil, 0, err
+			}
+			if o := m.GetObservation(); o != nil {
+				outcomes[o.GetVerdict().GetOutcome()]++
+			}
+			if r := m.GetResult(); r != nil {
+				results++
+			}
+		}
+	}
+	got, results, err := scan(&scanv1.ScanRequest{})
+	if err != nil || results != 3 || len(got) != 1 || got[rulev1.Outcome_OUTCOME_VIOLATION] != 30 {
+		t.Errorf("a dry run of everything: %v, %d results, %v", got, results, err)
+	}
+	got, results, err = scan(&scanv1.ScanRequest{
+		Accounts: []string{"222222222222", "333333333333"}, Regions: []string{"eu-west-1"},
+		Outcomes: []rulev1.Outcome{rulev1.Outcome_OUTCOME_COMPLIANT, rulev1.Outcome_OUTCOME_VIOLATION},
+	})
+	if err != nil || results != 2 || got[rulev1.Outcome_OUTCOME_COMPLIANT] != 10 || got[rulev1.Outcome_OUTCOME_VIOLATION] != 10 {
+		t.Errorf("a dry run of one account: %v, %d results, %v", got, results, err)
+	}
+	if _, _, err = scan(&scanv1.ScanRequest{Rules: []string{"rule-z"}}); !errors.Is(err, errs.InvalidArgument) {
+		t.Errorf("an unknown rule: %v", err)
+	}
+}
+
+func TestNewRefusesBadConfiguration(t *testing.T) {
+	t.Parallel()
+	env := &app.Env{Log: slog.New(slog.DiscardHandler), Now: time.Now}
+	set := setOf(mixed(1, 1))
+	good := Config{Scopes: 1, QuotaShare: 0.5}
+	for name, c := range map[string]struct {
+		change func(*Config)
+		params string
+		says   string
+	}{
+		"scopes":     {func(c *Config) { c.Scopes = 0 }, "", "NIGHTSHIFT_SCAN_SCOPES"},
+		"parameters": {func(*Config) {}, "rule-z.x=1", "rule-z"},
+		"prices":     {func(c *Config) { c.PriceFile = "/nonexistent/prices.json" }, "", "/nonexistent/prices.json"},
+		"share":      {func(c *Config) { c.QuotaShare = 2 }, "", "quota share"},
+		"protocol":   {func(c *Config) { c.CloudWatchProtocol = "soap" }, "", "soap"},
+	} {
+		cfg := good
+		c.change(&cfg)
+		if _, err := New(t.Context(), env, set, cfg, c.params); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: error is %v", name, err)
+		}
+	}
+}
