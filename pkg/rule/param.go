@@ -20,6 +20,9 @@ type Param struct {
 	Default any
 	// Min and Max bound a number, inclusive; both zero means no bounds.
 	Min, Max float64
+	// Valid says what is wrong with a text, or with an element of a list; nil
+	// finds nothing wrong.
+	Valid func(text string) error
 }
 
 // Parse reads a value for the parameter from text: numbers as in Go, true or
@@ -84,11 +87,27 @@ func (p Param) Check(v any) error {
 		n = float64(x)
 	case float64:
 		n = x
+	case string:
+		return p.valid(x)
+	case []string:
+		return p.valid(x...)
 	default:
 		return nil
 	}
 	if math.IsNaN(n) || math.IsInf(n, 0) || (p.Min != 0 || p.Max != 0) && (n < p.Min || n > p.Max) {
 		return fmt.Errorf("parameter %s: %v is outside %v to %v%s", p.Name, v, p.Min, p.Max, unit(p.Unit))
+	}
+	return nil
+}
+
+func (p Param) valid(texts ...string) error {
+	if p.Valid == nil {
+		return nil
+	}
+	for _, t := range texts {
+		if err := p.Valid(t); err != nil {
+			return fmt.Errorf("parameter %s: %q %w", p.Name, t, err)
+		}
 	}
 	return nil
 }

@@ -194,6 +194,19 @@ type Verdict struct {
 	// Owner is who the resource itself names as its owner beside the Owner
 	// tag, such as a Kubernetes claim or an Auto Scaling group.
 	Owner string
+	// Exempt says that the resource itself declares the violation wanted. It
+	// stays a violation. The zero value is no exemption.
+	Exempt Exemption
+}
+
+// Exemption says that a violation is known and accepted.
+type Exemption struct {
+	// By is who exempts it, such as tag:public-allowed; empty for nobody.
+	By string
+	// Why is the reason given.
+	Why string
+	// Until is when it ends, exclusive; zero for never.
+	Until time.Time
 }
 
 // Cost is a monthly figure in US dollars, as a range. The zero value is an
