@@ -56,6 +56,11 @@ type Instance struct {
 	// LastCPU is its newest CPUUtilization datapoint, which tells when it last
 	// ran: fact InstanceLastCPU.
 	LastCPU rule.Fact[LastDatapoint]
+	// CPU is CPUUtilization of the last days, in percent: fact InstanceCPU.
+	CPU rule.Fact[Usage]
+	// Memory is what the CloudWatch agent says of its memory in the last days,
+	// in percent; unknown without an agent: fact InstanceMemory.
+	Memory rule.Fact[Usage]
 	// Addresses are the public IPv4 addresses it holds, running or not: fact
 	// InstanceAddresses.
 	Addresses rule.Fact[[]Address]
@@ -198,7 +203,7 @@ func newInstance(s *aws.Session, in *types.Instance) (Instance, error) {
 		Launched:         utc(in.LaunchTime),
 		InstanceType:     string(in.InstanceType),
 		Architecture:     string(in.Architecture),
-		Platform:         val(in.PlatformDetails),
+		Platform:         platform(in),
 		Lifecycle:        string(in.InstanceLifecycle),
 		ImageID:          val(in.ImageId),
 		SubnetID:         val(in.SubnetId),
@@ -221,6 +226,7 @@ func newInstance(s *aws.Session, in *types.Instance) (Instance, error) {
 	for k := range in.NetworkInterfaces {
 		i.Interfaces = append(i.Interfaces, newInterface(&in.NetworkInterfaces[k]))
 	}
+	i.primaryAddresses(in)
 	for _, m := range in.BlockDeviceMappings {
 		if m.Ebs == nil {
 			continue
@@ -235,6 +241,15 @@ func newInstance(s *aws.Session, in *types.Instance) (Instance, error) {
 		i.Devices = append(i.Devices, d)
 	}
 	return i, nil
+}
+
+// platform is what the licence is for. Older endpoints tell only Windows from
+// the rest.
+func platform(in *types.Instance) string {
+	if p := val(in.PlatformDetails); p != "" || in.Platform != types.PlatformValuesWindows {
+		return p
+	}
+	return "Windows"
 }
 
 func newInterface(in *types.InstanceNetworkInterface) Interface {

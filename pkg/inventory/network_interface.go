@@ -93,3 +93,26 @@ func (n *Interface) GlobalIPv6() []string {
 	}
 	return global
 }
+
+// primaryAddresses takes over the addresses that an answer shows on the
+// instance itself and on none of its interfaces. AWS shows them on both.
+func (i *Instance) primaryAddresses(in *types.Instance) {
+	private, public, global := val(in.PrivateIpAddress), val(in.PublicIpAddress), val(in.Ipv6Address)
+	if len(i.Interfaces) == 0 {
+		if private == "" && public == "" && global == "" {
+			return
+		}
+		n := Interface{SubnetID: i.SubnetID, VPCID: i.VPCID, GroupIDs: i.GroupIDs}
+		if private != "" {
+			n.PrivateIPv4 = []string{private}
+		}
+		i.Interfaces = []Interface{n}
+	}
+	primary := &i.Interfaces[max(slices.IndexFunc(i.Interfaces, func(n Interface) bool { return n.Index == 0 }), 0)]
+	if public != "" && !slices.ContainsFunc(i.PublicIPv4s(), func(p PublicIPv4) bool { return p.IP == public }) {
+		primary.PublicIPv4 = append(primary.PublicIPv4, PublicIPv4{IP: public})
+	}
+	if global != "" && !slices.ContainsFunc(i.Interfaces, func(n Interface) bool { return slices.Contains(n.IPv6, global) }) {
+		primary.IPv6 = append(primary.IPv6, global)
+	}
+}
