@@ -7,7 +7,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 BIN := .bin
-MODULES := gen pkg services
+MODULES := gen pkg services examples
 TOOLS := $(notdir $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod)))
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)

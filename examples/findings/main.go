@@ -1,7 +1,7 @@
 // Findings asks the API for the dearest open findings: what another team's
 // service would do.
 //
-//	go run ./findings
+//	go run ./examples/findings
 package main
 
 import (

@@ -1,9 +1,9 @@
 // Subscribe prints the life of findings as it happens: what another team's
 // service would do. It needs nothing of Nightshift but the generated messages.
 //
-//	go run ./subscribe                 # every transition from now on
-//	go run ./subscribe 'FindingOpened.security.critical.>'
-//	go run ./subscribe -durable my-service 'FindingOpened.waste.>'
+//	go run ./examples/subscribe                 # every transition from now on
+//	go run ./examples/subscribe 'FindingOpened.security.critical.>'
+//	go run ./examples/subscribe -durable my-service 'FindingOpened.waste.>'
 //
 // With -durable the server remembers where my-service is: what happens while
 // it is down is delivered when it is back.
@@ -42,7 +42,7 @@ var events = map[string]func() transition{
 
 func main() {
 	log.SetFlags(0)
-	url := flag.String("url", env("NATS_URL", "nats://127.0.0.1:7322"), "where NATS is; `nightshift up` prints it")
+	url := flag.String("url", env("NATS_URL", "nats://127.0.0.1:4222"), "where NATS is; `nightshift up` prints it")
 	durable := flag.String("durable", "", "name under which the server remembers what was handled")
 	all := flag.Bool("all", false, "begin with the oldest event kept, not with the next one")
 	flag.Parse()
