@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -45,10 +44,9 @@ var InstanceAddresses = Fact[Instance]{
 			}
 			for _, a := range out.Addresses {
 				if ip, id := val(a.PublicIp), val(a.InstanceId); ip != "" && id != "" {
-					pool := val(a.PublicIpv4Pool)
 					byInstance[id] = append(byInstance[id], Address{
 						IP: ip, AllocationID: val(a.AllocationId), InterfaceID: val(a.NetworkInterfaceId),
-						Own: strings.HasPrefix(pool, "ipv4pool-"),
+						Own: ownPool(val(a.PublicIpv4Pool)),
 					})
 				}
 			}

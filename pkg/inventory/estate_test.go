@@ -441,7 +441,14 @@ func TestActionsAreTheCallsMade(t *testing.T) {
 	what("instances", func() { is, _ = list(t, s.Session, inventory.Instances) })
 	what("volumes", func() { vs, _ = list(t, s.Session, inventory.Volumes) })
 	declared["instances"], declared["volumes"] = inventory.Instances.Actions, inventory.Volumes.Actions
-	for _, f := range []inventory.Fact[inventory.Instance]{inventory.InstanceVolumes, inventory.InstanceAddresses, inventory.InstanceLastCPU} {
+	var ns []*inventory.Snapshot
+	var es []*inventory.ElasticIP
+	what("snapshots", func() { ns, _ = list(t, s.Session, inventory.Snapshots) })
+	what("addresses", func() { es, _ = list(t, s.Session, inventory.ElasticIPs) })
+	declared["snapshots"], declared["addresses"] = inventory.Snapshots.Actions, inventory.ElasticIPs.Actions
+	for _, f := range []inventory.Fact[inventory.Instance]{
+		inventory.InstanceVolumes, inventory.InstanceAddresses, inventory.InstanceLastCPU, inventory.InstanceCPU, inventory.InstanceMemory,
+	} {
 		what(f.Name, func() { fill(t, s.Session, f, is) })
 		declared[f.Name] = f.Actions
 	}
@@ -449,7 +456,16 @@ func TestActionsAreTheCallsMade(t *testing.T) {
 		what(f.Name, func() { fill(t, s.Session, f, vs) })
 		declared[f.Name] = f.Actions
 	}
-	var all []string
+	for _, f := range []inventory.Fact[inventory.Snapshot]{inventory.SnapshotVolume, inventory.SnapshotOthers} {
+		what(f.Name, func() { fill(t, s.Session, f, ns) })
+		declared[f.Name] = f.Actions
+	}
+	if len(es) == 0 {
+		t.Error("no address was listed")
+	}
+	// The simulated AWS has neither images nor interfaces: the tests on the
+	// wire show these calls.
+	all := slices.Concat(inventory.SnapshotImages.Actions, inventory.ElasticIPInterface.Actions)
 	for name, d := range declared {
 		if !slices.Equal(d, made[name]) {
 			t.Errorf("%s declares %v and calls %v", name, d, made[name])

@@ -17,9 +17,10 @@ const filterValues = 200
 // sorted: what a policy for a scanned account must allow, beside aws.Actions.
 func Actions() []string {
 	all := slices.Concat(
-		Instances.Actions, Volumes.Actions,
-		InstanceVolumes.Actions, InstanceLastCPU.Actions, InstanceAddresses.Actions,
+		Instances.Actions, Volumes.Actions, Snapshots.Actions, ElasticIPs.Actions,
+		InstanceVolumes.Actions, InstanceLastCPU.Actions, InstanceAddresses.Actions, InstanceCPU.Actions, InstanceMemory.Actions,
 		VolumeLastRead.Actions, VolumeHasSnapshot.Actions,
+		SnapshotImages.Actions, SnapshotVolume.Actions, SnapshotOthers.Actions, ElasticIPInterface.Actions,
 	)
 	slices.Sort(all)
 	return slices.Compact(all)

@@ -42,6 +42,25 @@ type Metric struct {
 	Statistic string
 }
 
+// of are the questions for the resources of these ids.
+func (m Metric) of(ids []string) []question {
+	qs := make([]question, len(ids))
+	for i, id := range ids {
+		qs[i] = question{
+			namespace: m.Namespace, name: m.Name, statistic: m.Statistic,
+			dimensions: []types.Dimension{{Name: &m.Dimension, Value: &id}},
+		}
+	}
+	return qs
+}
+
+// question is one series to ask for: a statistic of a metric with exactly
+// these dimensions.
+type question struct {
+	namespace, name, statistic string
+	dimensions                 []types.Dimension
+}
+
 const (
 	metricSource = "cloudwatch:GetMetricData"
 	// metricQueries is how many metrics one call may ask for.
@@ -79,7 +98,8 @@ func lastDatapoints[T any](ctx context.Context, s *aws.Session, at time.Time, m 
 	}
 	newest := make(map[string]time.Time, len(ids))
 	err := inParallel(ctx, slices.Collect(slices.Chunk(ids, metricQueries)), func(ctx context.Context, ids []string) {
-		for id, r := range collect(ctx, s, m, from, end, coarse, ids) {
+		for i, r := range collect(ctx, s, from, end, coarse, m.of(ids)) {
+			id := ids[i]
 			last, ok := r.newest(from, end)
 			switch {
 			case r.err != nil:
@@ -101,7 +121,8 @@ func lastDatapoints[T any](ctx context.Context, s *aws.Session, at time.Time, m 
 		if end.Before(stop) {
 			stop = end
 		}
-		for id, r := range collect(ctx, s, m, w.from, stop, time.Hour, w.ids) {
+		for i, r := range collect(ctx, s, w.from, stop, time.Hour, m.of(w.ids)) {
+			id := w.ids[i]
 			last, ok := r.newest(w.from, stop)
 			switch {
 			case r.err != nil:
@@ -171,16 +192,20 @@ func (s *series) newest(from, to time.Time) (last time.Time, ok bool) {
 	return last, ok
 }
 
-// collect asks for up to 500 metrics in one call, follows its pages and asks
-// again for the series that came back incomplete. The answer has an entry for
-// each id: a complete series, or an error.
-func collect(ctx context.Context, s *aws.Session, m Metric, from, to time.Time, period time.Duration, ids []string) map[string]*series {
-	done := make(map[string]*series, len(ids))
-	for round := 1; len(ids) > 0; round++ {
-		var again []string
-		got, err := ask(ctx, s, m, from, to, period, ids)
-		for _, id := range ids {
-			r := got[id]
+// collect asks for up to 500 series in one call, follows its pages and asks
+// again for those that came back incomplete. The answer has an entry for each
+// question, in their order: a complete series, or an error.
+func collect(ctx context.Context, s *aws.Session, from, to time.Time, period time.Duration, qs []question) []*series {
+	done := make([]*series, len(qs))
+	ask := make([]int, len(qs)) // the questions still open
+	for i := range ask {
+		ask[i] = i
+	}
+	for round := 1; len(ask) > 0; round++ {
+		var again []int
+		got, err := askFor(ctx, s, from, to, period, qs, ask)
+		for n, i := range ask {
+			r := got[n]
 			switch {
 			case r != nil && r.status == types.StatusCodeComplete:
 			case r != nil && r.status == types.StatusCodeForbidden:
@@ -188,19 +213,19 @@ func collect(ctx context.Context, s *aws.Session, m Metric, from, to time.Time, 
 			case err != nil:
 				r = &series{err: err}
 			case round < metricRounds:
-				again = append(again, id)
+				again = append(again, i)
 				continue
 			case r == nil:
 				r = &series{err: errors.New(metricSource + " left this metric out of its answer")}
 			default:
 				r = &series{err: fmt.Errorf("%s answered %q for this metric, %d times", metricSource, r.status, round)}
 			}
-			done[id] = r
+			done[i] = r
 		}
-		if ids = again; len(ids) > 0 {
+		if ask = again; len(ask) > 0 {
 			if err := s.Pause(ctx, round); err != nil {
-				for _, id := range ids {
-					done[id] = &series{err: err}
+				for _, i := range ask {
+					done[i] = &series{err: err}
 				}
 				return done
 			}
@@ -209,27 +234,25 @@ func collect(ctx context.Context, s *aws.Session, m Metric, from, to time.Time, 
 	return done
 }
 
-// ask makes one call and follows its pages. What was complete before an error
-// counts.
-func ask(ctx context.Context, s *aws.Session, m Metric, from, to time.Time, period time.Duration, ids []string) (map[string]*series, error) {
+// askFor makes one call for some of the questions and follows its pages. What
+// was complete before an error counts; what AWS left out is nil.
+func askFor(ctx context.Context, s *aws.Session, from, to time.Time, period time.Duration, qs []question, some []int) ([]*series, error) {
 	in := &cloudwatch.GetMetricDataInput{
 		StartTime: &from, EndTime: &to, ScanBy: types.ScanByTimestampDescending,
-		MetricDataQueries: make([]types.MetricDataQuery, len(ids)),
+		MetricDataQueries: make([]types.MetricDataQuery, len(some)),
 	}
-	for i, id := range ids {
-		in.MetricDataQueries[i] = types.MetricDataQuery{
-			Id: new("m" + strconv.Itoa(i)),
+	for n, i := range some {
+		q := &qs[i]
+		in.MetricDataQueries[n] = types.MetricDataQuery{
+			Id: new("m" + strconv.Itoa(n)),
 			MetricStat: &types.MetricStat{
-				Metric: &types.Metric{
-					Namespace: &m.Namespace, MetricName: &m.Name,
-					Dimensions: []types.Dimension{{Name: &m.Dimension, Value: &id}},
-				},
+				Metric: &types.Metric{Namespace: &q.namespace, MetricName: &q.name, Dimensions: q.dimensions},
 				Period: new(int32(period / time.Second)),
-				Stat:   &m.Statistic,
+				Stat:   &q.statistic,
 			},
 		}
 	}
-	got := make(map[string]*series, len(ids))
+	got := make([]*series, len(some))
 	pages := cloudwatch.NewGetMetricDataPaginator(s.CloudWatch(), in)
 	err := stream(ctx, metricSource, pages.HasMorePages, func() (*string, error) {
 		out, err := pages.NextPage(ctx)
@@ -239,13 +262,13 @@ func ask(ctx context.Context, s *aws.Session, m Metric, from, to time.Time, peri
 		for i := range out.MetricDataResults {
 			r := &out.MetricDataResults[i]
 			n, err := strconv.Atoi(trimM(val(r.Id)))
-			if err != nil || n < 0 || n >= len(ids) {
+			if err != nil || n < 0 || n >= len(some) {
 				continue
 			}
-			t := got[ids[n]]
+			t := got[n]
 			if t == nil {
 				t = &series{}
-				got[ids[n]] = t
+				got[n] = t
 			}
 			// A series can go on over several pages; the last tells whether it
 			// is complete.

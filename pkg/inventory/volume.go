@@ -32,6 +32,8 @@ type Volume struct {
 	EncryptionUnknown bool
 	// KMSKey is the ARN of the key; empty when not encrypted.
 	KMSKey string
+	// Outpost is the ARN of the Outpost it is on; empty for none.
+	Outpost string
 
 	// LastRead is its newest VolumeReadOps datapoint, which tells when it was
 	// last attached to a running instance: fact VolumeLastRead.
@@ -103,6 +105,7 @@ func newVolume(s *aws.Session, in *types.Volume) (Volume, error) {
 		SnapshotID:      val(in.SnapshotId),
 		Encrypted:       val(in.Encrypted),
 		KMSKey:          val(in.KmsKeyId),
+		Outpost:         val(in.OutpostArn),
 
 		EncryptionUnknown: in.Encrypted == nil,
 	}
