@@ -215,15 +215,15 @@ func (r Region) Instance(instanceType string) rule.Cost {
 // Snapshot is the price of a snapshot a month: from 0, for its blocks may be
 // shared with others, to all of its size. The tier is standard or archive;
 // empty means standard.
-func (r Region) Snapshot(sizeGiB int, tier string) rule.Cost {
+func (r Region) Snapshot(sizeGiB float64, tier string) rule.Cost {
 	if tier == "" {
 		tier = "standard"
 	}
 	usd, ok := r.list.Snapshots[tier]
-	if !ok || sizeGiB < 0 {
+	if !ok || !(sizeGiB >= 0 && sizeGiB < 1e9) {
 		return rule.Cost{}
 	}
-	c := r.cost(float64(sizeGiB) * usd)
+	c := r.cost(sizeGiB * usd)
 	c.Low = 0
 	return c
 }

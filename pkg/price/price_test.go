@@ -80,6 +80,9 @@ func TestSnapshot(t *testing.T) {
 			t.Errorf("tier %q: %+v, want 0 to %v", tier, c, want)
 		}
 	}
+	if c := r.Snapshot(0.5, ""); c.High != 0.025 {
+		t.Errorf("half a GiB: %+v, want 0.025", c)
+	}
 }
 
 // What is not in the table is unknown, and so is every sum with it.
@@ -88,21 +91,23 @@ func TestUnknown(t *testing.T) {
 	p := table(t)
 	r, elsewhere := p.Region("us-east-1"), p.Region("eu-central-1")
 	for name, c := range map[string]rule.Cost{
-		"volume elsewhere":   elsewhere.Volume("gp3", 100, 0, 0),
-		"address elsewhere":  elsewhere.PublicIPv4(1),
-		"instance elsewhere": elsewhere.Instance("m5.large"),
-		"snapshot elsewhere": elsewhere.Snapshot(1, ""),
-		"nothing elsewhere":  elsewhere.Nothing(),
-		"no such region":     p.Region("").PublicIPv4(1),
-		"no such type":       r.Volume("gp9", 100, 0, 0),
-		"no size":            r.Volume("gp3", 0, 3000, 125),
-		"negative":           r.Volume("gp3", 1, -1, 0),
-		"io1 without IOPS":   r.Volume("io1", 100, 0, 0),
-		"io2 without IOPS":   r.Volume("io2", 100, 0, 0),
-		"instance type":      r.Instance("m99.large"),
-		"tier":               r.Snapshot(1, "lukewarm"),
-		"negative addresses": r.PublicIPv4(-1),
-		"a sum":              r.PublicIPv4(1).Plus(elsewhere.PublicIPv4(1)),
+		"volume elsewhere":    elsewhere.Volume("gp3", 100, 0, 0),
+		"address elsewhere":   elsewhere.PublicIPv4(1),
+		"instance elsewhere":  elsewhere.Instance("m5.large"),
+		"snapshot elsewhere":  elsewhere.Snapshot(1, ""),
+		"nothing elsewhere":   elsewhere.Nothing(),
+		"no such region":      p.Region("").PublicIPv4(1),
+		"no such type":        r.Volume("gp9", 100, 0, 0),
+		"no size":             r.Volume("gp3", 0, 3000, 125),
+		"negative":            r.Volume("gp3", 1, -1, 0),
+		"io1 without IOPS":    r.Volume("io1", 100, 0, 0),
+		"io2 without IOPS":    r.Volume("io2", 100, 0, 0),
+		"instance type":       r.Instance("m99.large"),
+		"tier":                r.Snapshot(1, "lukewarm"),
+		"a negative snapshot": r.Snapshot(-0.5, ""),
+		"no number of GiB":    r.Snapshot(math.NaN(), ""),
+		"negative addresses":  r.PublicIPv4(-1),
+		"a sum":               r.PublicIPv4(1).Plus(elsewhere.PublicIPv4(1)),
 	} {
 		if c != (rule.Cost{}) {
 			t.Errorf("%s: %+v, want unknown", name, c)
