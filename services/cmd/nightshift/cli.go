@@ -86,7 +86,7 @@ opened to resolved, and says what it costs.
   nightshift findings list --severity high
   nightshift scan waste --regions eu-west-1 -o jsonl | jq .monthly_cost.high`,
 		SilenceUsage: true, SilenceErrors: true,
-		Args: cobra.NoArgs,
+		Args: noneOf,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			c.started = true
@@ -166,7 +166,7 @@ func tidy(cmd *cobra.Command) {
 // group is a command that only holds others.
 func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	g := &cobra.Command{
-		Use: use, Short: short, Args: cobra.NoArgs,
+		Use: use, Short: short, Args: noneOf,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	for _, cmd := range commands {
@@ -178,6 +178,19 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	g.Example = strings.TrimRight(g.Example, "\n")
 	g.AddCommand(commands...)
 	return g
+}
+
+// noneOf refuses what is no command of a group, and says which are near.
+func noneOf(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		text += "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return errors.New(text)
 }
 
 func (c *cli) versionCommand() *cobra.Command {

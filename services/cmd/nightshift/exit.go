@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"nightshift.dev/pkg/app"
@@ -71,6 +72,7 @@ func (c *cli) finish(ctx context.Context, err error) int {
 	case !c.started: // cobra's own: a command or flag that does not exist
 		code = exitUsage
 		text = strings.ReplaceAll(text, "\n\n", "\n") + "\nTry \"nightshift --help\"."
+	case errors.As(err, new(*unanswered)):
 	case errors.As(err, &served):
 		if served.Kind() == errs.InvalidArgument || served.Kind() == errs.OutOfRange {
 			code = exitUsage
@@ -118,12 +120,28 @@ func (c *cli) sayError(text string) {
 	}
 }
 
+// dialing is how gRPC wraps the error of a connection that failed.
+var dialing = regexp.MustCompile(`transport: Error while dialing: (.+?)"?$`)
+
+// unanswered is an error of a call that found nobody, in our words.
+type unanswered struct {
+	text string
+	err  error
+}
+
+func (u *unanswered) Error() string { return u.text }
+func (u *unanswered) Unwrap() error { return u.err }
+
 // unreachable explains a call that found nobody.
 func (c *cli) unreachable(service, addr, source string, err error) error {
 	if !errors.Is(err, errs.Unavailable) {
 		return err
 	}
-	return hint{fmt.Errorf("%s does not answer at %s (%s): %w", service, addr, source, err),
+	why := err.Error()
+	if m := dialing.FindStringSubmatch(why); m != nil {
+		why = m[1]
+	}
+	return hint{&unanswered{fmt.Sprintf("%s does not answer at %s (%s): %s", service, addr, source, why), err},
 		fmt.Sprintf("Is it running? \"nightshift up\" starts everything; --addr %s=HOST:PORT or %s says where it is.",
 			service, app.AddrVar(service))}
 }

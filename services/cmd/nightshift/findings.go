@@ -88,7 +88,7 @@ func (f *findingFilter) add(c *cli, cmd *cobra.Command, states bool) {
 	fl.StringSliceVar(&f.rules, "rule", nil, "of these rules")
 	fl.StringSliceVar(&f.accounts, "account", nil, "of these accounts")
 	fl.StringSliceVar(&f.regions, "region", nil, "of these regions")
-	fl.StringSliceVar(&f.owners, "owner", nil, "of these owners")
+	fl.StringArrayVar(&f.owners, "owner", nil, "of this owner; may be given several times")
 	fl.Float64Var(&f.minCost, "min-cost", 0, "that cost at least this much a month, in USD; leaves out unknown costs")
 	fl.StringVar(&f.filter, "filter", "", `any other condition, such as 'resource_name:"web" AND first_seen > "2026-01-01T00:00:00Z"'`)
 	complete(cmd, "severity", enumNames(rulev1.Severity(0))...)
@@ -246,7 +246,7 @@ func (l *limit) add(cmd *cobra.Command) {
 // listAll prints all pages of a list, up to the limit, and tells on stderr
 // when there is more.
 func listAll[T any](ctx context.Context, c *cli, l limit, p *printer[T], page func(size int32, token string) ([]T, string, error)) (n int, err error) {
-	most := int(l)
+	most, more := int(l), false
 	if most < 0 {
 		most = 0
 		if c.output == formatTable {
@@ -269,6 +269,7 @@ func listAll[T any](ctx context.Context, c *cli, l limit, p *printer[T], page fu
 			}
 		}
 		if token = next; token == "" || most > 0 && n >= most {
+			more = token != ""
 			break
 		}
 		if ctx.Err() != nil {
@@ -277,6 +278,9 @@ func listAll[T any](ctx context.Context, c *cli, l limit, p *printer[T], page fu
 	}
 	if err := p.close(); err != nil {
 		return n, err
+	}
+	if more {
+		c.say("the first %s; --limit 0 shows all", count(int64(n)))
 	}
 	return n, nil
 }

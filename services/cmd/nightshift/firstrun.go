@@ -141,7 +141,7 @@ func (u *everything) runJobs(ctx context.Context) ([]*runv1.Run, error) {
 		ids[r.GetId()] = ""
 	}
 	if len(ids) > 0 {
-		u.c.say("  %s going on with %s that was cut off", u.c.errPaint(cyan, "i"), many(int64(len(ids)), "run", "runs"))
+		u.c.say("  %s going on with %s that was cut off; taking it up can need a minute", u.c.errPaint(cyan, "i"), many(int64(len(ids)), "run", "runs"))
 	}
 	for _, job := range due {
 		if u.state.Asked[job] == "" {
@@ -289,7 +289,7 @@ func (u *everything) show(ctx context.Context) (worst rulev1.Severity, err error
 		var rows []severityRow
 		for _, s := range sum.severities() {
 			low, high := sum.sum(s)
-			rows = append(rows, severityRow{s, sum.count[s], low, high})
+			rows = append(rows, severityRow{s, sum.count[s], sum.unknown[s], low, high})
 		}
 		c.print("%s\n\n%s\n", renderTable(c, severityColumns, rows), renderTable(c, findingColumns, top))
 		c.say("")

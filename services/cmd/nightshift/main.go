@@ -18,8 +18,13 @@ import (
 )
 
 func main() {
-	// The first signal asks for an orderly end, the second forces one.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal asks for an orderly end, the second forces one. A
+	// terminal that is closed asks, too, except under nohup.
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	context.AfterFunc(ctx, stop)
 	c := &cli{
 		out: os.Stdout, err: os.Stderr, lookup: os.LookupEnv, now: time.Now,

@@ -179,8 +179,9 @@ var lightStyle = func() table.Style {
 	return s
 }()
 
-// renderTable lays the rows out. On a terminal that is too narrow, spare
-// columns go first, then the widest flexible ones are cut.
+// renderTable lays the rows out. On a terminal that is too narrow, the widest
+// flexible columns are cut, spare ones before others, and spare ones are left
+// out when that is not enough.
 func renderTable[T any](c *cli, columns []column[T], rows []T) string {
 	columns = slices.DeleteFunc(slices.Clone(columns), func(col column[T]) bool { return col.head == "" })
 	cells := make([][]string, len(rows))
@@ -262,7 +263,10 @@ func fit[T any](columns []column[T], widths []int, hidden []bool, width int) {
 	for total() > width {
 		widest := -1
 		for i, col := range columns {
-			if !hidden[i] && col.flex > 0 && widths[i] > col.flex && (widest < 0 || widths[i] > widths[widest]) {
+			if hidden[i] || col.flex == 0 || widths[i] <= col.flex {
+				continue
+			}
+			if widest < 0 || col.spare && !columns[widest].spare || col.spare == columns[widest].spare && widths[i] > widths[widest] {
 				widest = i
 			}
 		}

@@ -197,7 +197,7 @@ func (p *progress) scopeText(l *scopeLine, frame int) string {
 		mark = p.c.errPaint(l.paint, l.end)
 	}
 	s := fmt.Sprintf("  %s %s  %s %9s resources %7s findings %15s", mark, l.account, text.Pad(clean(l.region), 14, ' '),
-		count(l.progress.GetResources()), count(l.progress.GetViolations()), "$"+thousands(l.progress.GetMonthlyCost()))
+		count(l.progress.GetResources()), count(l.progress.GetViolations()), knownCost(l.progress))
 	if l.note != "" {
 		s += "  " + p.c.errPaint(l.paint, clean(l.note))
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +54,7 @@ var runColumns = []column[*runv1.Run]{
 		csv: func(r *runv1.Run) string { return strconv.FormatInt(r.GetProgress().GetResources(), 10) }},
 	{name: "violations", head: "Findings", number: true, text: func(r *runv1.Run) string { return count(r.GetProgress().GetViolations()) },
 		csv: func(r *runv1.Run) string { return strconv.FormatInt(r.GetProgress().GetViolations(), 10) }},
-	{name: "monthly_cost", head: "Monthly cost", number: true, text: func(r *runv1.Run) string { return "$" + thousands(r.GetProgress().GetMonthlyCost()) },
+	{name: "monthly_cost", head: "Known cost", number: true, text: func(r *runv1.Run) string { return knownCost(r.GetProgress()) },
 		csv: func(r *runv1.Run) string { return strconv.FormatFloat(r.GetProgress().GetMonthlyCost(), 'f', 2, 64) }},
 	{name: "opened", head: "New", number: true, spare: true, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetOpened(), 10) }},
 	{name: "changed", number: true, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetChanged(), 10) }},
@@ -211,11 +212,23 @@ func (c *cli) runCard(r *runv1.Run) {
 		fact{name: "parameters", text: pairs(r.GetParameters())},
 		fact{name: "looked at", text: fmt.Sprintf("%s in %s, %s", many(p.GetResources(), "resource", "resources"),
 			many(int64(r.GetScopes().GetTotal()), "scope", "scopes"), many(p.GetVerdicts(), "verdict", "verdicts"))},
-		fact{name: "found", text: fmt.Sprintf("%s, $%s a month", many(p.GetViolations(), "finding", "findings"), thousands(p.GetMonthlyCost()))},
+		fact{name: "found", text: fmt.Sprintf("%s, known cost %s a month", many(p.GetViolations(), "finding", "findings"), cmp.Or(knownCost(p), "$0.00"))},
 		fact{name: "of these", text: fmt.Sprintf("%s new, %s changed, %s as before, %s came back; %s resolved", count(f.GetOpened()), count(f.GetChanged()),
 			count(f.GetUnchanged()), count(f.GetReopened()), count(f.GetResolved()))},
-		fact{name: "took of AWS", text: meterText(p.GetMeter())},
+		fact{name: "asked of AWS", text: meterText(p.GetMeter())},
 	)
+}
+
+// knownCost is what the findings of a scan are known to cost a month. A sum of
+// nothing known is unknown, not 0; of no findings it is "".
+func knownCost(p *scanv1.Progress) string {
+	switch {
+	case p.GetViolations() == 0:
+		return ""
+	case p.GetMonthlyCost() == 0:
+		return "unknown"
+	}
+	return "$" + thousands(p.GetMonthlyCost())
 }
 
 // meterText says what a scan cost in calls and money.
@@ -245,7 +258,7 @@ var scopeColumns = []column[*runv1.RunScope]{
 	}},
 	{head: "Resources", number: true, text: func(s *runv1.RunScope) string { return count(s.GetProgress().GetResources()) }},
 	{head: "Findings", number: true, text: func(s *runv1.RunScope) string { return count(s.GetProgress().GetViolations()) }},
-	{head: "Monthly cost", number: true, text: func(s *runv1.RunScope) string { return "$" + thousands(s.GetProgress().GetMonthlyCost()) }},
+	{head: "Known cost", number: true, text: func(s *runv1.RunScope) string { return knownCost(s.GetProgress()) }},
 	{head: "New", number: true, text: func(s *runv1.RunScope) string { return count(s.GetFindings().GetOpened()) }},
 	{head: "Gone", number: true, text: func(s *runv1.RunScope) string { return count(s.GetFindings().GetResolved()) }},
 	{head: "Calls", number: true, spare: true, text: func(s *runv1.RunScope) string { return count(s.GetProgress().GetMeter().GetCalls()) }},

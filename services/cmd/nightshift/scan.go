@@ -550,18 +550,19 @@ type totals struct {
 	count   map[rulev1.Severity]int64
 	costs   map[string]*rulev1.MonthlyCost // by ARN, the highest
 	worst   map[string]rulev1.Severity     // by ARN, of that cost
-	unknown int64
+	unknown map[rulev1.Severity]int64
 	all     int64
 }
 
 func (t *totals) add(s rulev1.Severity, m *rulev1.MonthlyCost, arn string) {
 	if t.count == nil {
-		t.count, t.costs, t.worst = map[rulev1.Severity]int64{}, map[string]*rulev1.MonthlyCost{}, map[string]rulev1.Severity{}
+		t.count, t.unknown = map[rulev1.Severity]int64{}, map[rulev1.Severity]int64{}
+		t.costs, t.worst = map[string]*rulev1.MonthlyCost{}, map[string]rulev1.Severity{}
 	}
 	t.all++
 	t.count[s]++
 	if m == nil {
-		t.unknown++
+		t.unknown[s]++
 		return
 	}
 	if have := t.costs[arn]; have == nil || m.GetHigh() > have.GetHigh() {
@@ -597,10 +598,16 @@ func (t *totals) sentence(c *cli) string {
 	}
 	low, high := t.sum(0)
 	s := fmt.Sprintf("%s, %s a month", c.errPaint(bold, many(t.all, "finding", "findings")), c.errPaint(bold, dollars(low, high)))
-	if t.unknown > 0 {
-		s += fmt.Sprintf(" and %d of unknown cost", t.unknown)
+	var (
+		by      []string
+		unknown int64
+	)
+	for _, n := range t.unknown {
+		unknown += n
 	}
-	var by []string
+	if unknown > 0 {
+		s += fmt.Sprintf(" and %s of unknown cost", count(unknown))
+	}
 	for _, v := range t.severities() {
 		_, high := t.sum(v)
 		by = append(by, c.errPaint(severityPaint(v), name(v))+fmt.Sprintf(" %s ($%s)", count(t.count[v]), thousands(high)))

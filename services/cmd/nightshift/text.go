@@ -210,7 +210,26 @@ func duration(d *durationpb.Duration) string {
 	return lasted(d.AsDuration())
 }
 
-// wrap breaks prose into lines of at most width columns, each after prefix.
+// wrap breaks prose into lines of at most width columns, each after prefix. A
+// word that is longer than a line keeps its own: addresses can be copied.
 func wrap(s, prefix string, width int) string {
-	return prefix + strings.ReplaceAll(text.WrapSoft(strings.Join(strings.Fields(clean(s)), " "), max(width-len(prefix), 20)), "\n", "\n"+prefix)
+	var b strings.Builder
+	at := 0
+	for _, word := range strings.Fields(clean(s)) {
+		w := text.StringWidth(word)
+		switch {
+		case at == 0:
+			b.WriteString(prefix)
+			at = len(prefix)
+		case at+1+w > width:
+			b.WriteString("\n" + prefix)
+			at = len(prefix)
+		default:
+			b.WriteByte(' ')
+			at++
+		}
+		b.WriteString(word)
+		at += w
+	}
+	return b.String()
 }

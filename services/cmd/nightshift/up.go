@@ -52,6 +52,8 @@ const (
 	// firstPort is the lowest of the well-known ports.
 	firstPort = 7301
 	natsPort  = 4222
+	// cloudPort is where emulators of AWS are usually looked for.
+	cloudPort = 4566
 )
 
 func (c *cli) upCommand() *cobra.Command {
@@ -314,7 +316,7 @@ func (u *everything) remember() error { return writeJSON(filepath.Join(u.dir, "s
 
 // step says that something stands.
 func (u *everything) step(since time.Time, what, detail string) {
-	u.c.say("  %s %-9s %s  %s", u.c.errPaint(green, "✓"), what, detail, u.c.errPaint(faint, lasted(u.c.now().Sub(since))))
+	u.c.say("  %s %-9s %s  %s", u.c.errPaint(green, "✓"), what, u.c.errPaint(faint, fmt.Sprintf("%5s", lasted(u.c.now().Sub(since)))), detail)
 }
 
 // stand starts everything, what can be at the same time, and leaves the host
@@ -493,7 +495,7 @@ func (u *everything) startCloud(ctx context.Context) error {
 	}
 	u.cloud = simaws.New(estate, simaws.Config{Clock: u.c.now, Log: u.log.With("service", "simaws")})
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	done, err := u.cloud.Listen(serving, "127.0.0.1:0")
+	done, err := u.cloud.Listen(serving, u.port("AWS", cloudPort, false))
 	if err != nil {
 		stop()
 		return err
@@ -586,13 +588,19 @@ func sameFile(path string) bool {
 
 // severityRow is a line of the summary.
 type severityRow struct {
-	severity  rulev1.Severity
-	count     int64
-	low, high float64
+	severity       rulev1.Severity
+	count, unknown int64
+	low, high      float64
 }
 
 var severityColumns = []column[severityRow]{
 	{head: "Severity", text: func(r severityRow) string { return name(r.severity) }, paint: func(r severityRow) paint { return severityPaint(r.severity) }},
 	{head: "Findings", number: true, text: func(r severityRow) string { return count(r.count) }},
-	{head: "Monthly cost", number: true, text: func(r severityRow) string { return dollars(r.low, r.high) }},
+	{head: "Monthly cost", number: true, text: func(r severityRow) string {
+		if r.unknown == r.count {
+			return "unknown"
+		}
+		return dollars(r.low, r.high)
+	}},
+	{head: "Of unknown cost", number: true, text: func(r severityRow) string { return strings.TrimPrefix(count(r.unknown), "0") }},
 }
