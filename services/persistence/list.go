@@ -117,14 +117,11 @@ func (ts sortable[R]) parse(orderBy, fallback, last string) (order[R], error) {
 			t = both[1]
 		}
 		o = append(o, t)
-		if t.name == last {
-			break // what follows decides nothing
-		}
 	}
-	if o[len(o)-1].name != last {
-		o = append(o, ts[last][0])
+	if i := slices.IndexFunc(o, func(t term[R]) bool { return t.name == last }); i >= 0 {
+		return o[:i+1], nil // what follows decides nothing
 	}
-	return o, nil
+	return append(o, ts[last][0]), nil
 }
 
 // list returns a page and the token of the next. query makes the query anew,
