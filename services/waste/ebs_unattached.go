@@ -60,6 +60,16 @@ var _ = Rules.Add(scan.Rule[inventory.Volume]{
 			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Low, Cost: "8.00", Since: example("2026-08-18 12:00")},
 		},
 		{
+			Name:     "$10.00 a month is MEDIUM",
+			Resource: volumeExample(lastRead("2026-08-01 11:00"), provisioned(125, 3000, 125), backedUp(true)),
+			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "10.00", Since: example("2026-08-01 12:00")},
+		},
+		{
+			Name:     "$100.00 a month is HIGH",
+			Resource: volumeExample(lastRead("2026-08-01 11:00"), provisioned(1250, 3000, 125), backedUp(true)),
+			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.High, Cost: "100.00", Since: example("2026-08-01 12:00")},
+		},
+		{
 			Name:     "last in use 13 days ago",
 			Resource: volumeExample(lastRead("2026-08-19 11:00")),
 			Want:     scan.Want{Outcome: rule.Compliant, Confidence: rule.Derived},
@@ -104,6 +114,15 @@ var _ = Rules.Add(scan.Rule[inventory.Volume]{
 			Want: scan.Want{
 				Outcome: rule.Violation, Severity: rule.Low, Cost: "8.00", Since: example("2026-08-12 12:00"),
 				Confidence: rule.Observed, Source: observation,
+			},
+		},
+		{
+			Name:     "we saw it detached between two scans far apart; the metric says when it was in use last",
+			Resource: volumeExample(lastRead("2026-08-15 11:00"), provisioned(100, 3000, 125), backedUp(true)),
+			Sighting: rule.Sighting{Before: example("2026-08-10 06:00"), FirstSeen: example("2026-08-25 06:00")},
+			Want: scan.Want{
+				Outcome: rule.Violation, Severity: rule.Low, Cost: "8.00", Since: example("2026-08-15 12:00"),
+				Confidence: rule.Derived, Source: observation,
 			},
 		},
 		{
@@ -205,33 +224,22 @@ func judgeUnattached(in scan.In, v inventory.Volume) rule.Verdict {
 	}
 	min := scan.Days(in.Params.Int("min_days"))
 	s := unattachedSighting(in, v)
-	if !s.Before.IsZero() {
-		if l := sighted(in, s); l.decides(in, min) {
-			return unattachedFor(in, v, l)
-		}
+	if l := sighted(in, s); !s.Before.IsZero() && l.decides(in, min) {
+		return unattachedFor(in, v, l)
 	}
 	missing := "its I/O metric was not read"
-	switch read := v.LastRead; {
-	case read.Known && !read.Value.None():
-		l := silence(read)
-		l.note += "; EBS publishes while the volume is attached to a running instance"
+	switch l, told := unattachedByMetric(in, v); {
+	case told && s.Before.IsZero():
 		return unattachedFor(in, v, l)
-	case read.Known && v.Created.IsZero():
-		missing = "its creation time is unknown, and it has no I/O datapoint"
-	case read.Known:
+	case told:
+		if both, agrees := sighted(in, s).narrowed(l); agrees {
+			return unattachedFor(in, v, both)
+		}
+		missing = "its I/O metric contradicts what earlier scans saw"
+	case v.LastRead.Known:
 		missing = "it has no I/O datapoint in CloudWatch's whole retention"
-		l := lasting{
-			earliest: v.Created, latest: v.Created, source: read.Source, at: read.At, confidence: rule.Derived,
-			note: "no I/O datapoint since its creation: it was never attached to a running instance",
-		}
-		if v.Created.Before(read.Value.From) {
-			l.latest, l.note = read.Value.From, "no I/O datapoint in CloudWatch's whole retention"
-		}
-		if l.decides(in, min) {
-			return unattachedFor(in, v, l)
-		}
-	case read.Why != "":
-		missing = read.Why
+	case v.LastRead.Why != "":
+		missing = v.LastRead.Why
 	}
 	if l := firstSeen(in, s); !s.FirstSeen.IsZero() && l.decides(in, min) {
 		return unattachedFor(in, v, l)
@@ -247,6 +255,30 @@ func judgeUnattached(in scan.In, v inventory.Volume) rule.Verdict {
 	}
 	return undecidable(in, min, s, "Nothing tells since when it is unattached: AWS gives no date, and "+missing+".",
 		rule.Evidence{Name: "created", Value: v.Created, Source: describeVolumes, At: in.At, Confidence: rule.Observed})
+}
+
+// unattachedByMetric is what the I/O metric tells, and where there never was a
+// datapoint the creation time.
+func unattachedByMetric(in scan.In, v inventory.Volume) (_ lasting, told bool) {
+	read := v.LastRead
+	switch {
+	case !read.Known:
+		return lasting{}, false
+	case !read.Value.None():
+		l := silence(read)
+		l.note += "; EBS publishes while the volume is attached to a running instance"
+		return l, true
+	case v.Created.IsZero():
+		return lasting{}, false
+	}
+	l := lasting{
+		earliest: v.Created, latest: v.Created, source: read.Source, at: read.At, confidence: rule.Derived,
+		note: "no I/O datapoint since its creation: it was never attached to a running instance",
+	}
+	if v.Created.Before(read.Value.From) {
+		l.latest, l.note = read.Value.From, "no I/O datapoint in CloudWatch's whole retention"
+	}
+	return l, l.decides(in, scan.Days(in.Params.Int("min_days")))
 }
 
 // unattachedFor is the verdict once it is known how long it has been

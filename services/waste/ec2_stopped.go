@@ -53,8 +53,8 @@ var _ = Rules.Add(scan.Rule[inventory.Instance]{
 	Follow: func(i inventory.Instance) (string, bool) {
 		return "stopped after the start of " + i.Launched.UTC().Format(time.RFC3339), i.State == "stopped"
 	},
-	Judge:  judgeStopped,
-	Parts:  stoppedParts,
+	Judge: judgeStopped,
+	Parts: stoppedParts,
 	Examples: []scan.Example[inventory.Instance]{
 		{
 			Name:     "a user stopped it 45 days ago; it keeps 100 GB of gp3 and an Elastic IP",
@@ -114,6 +114,31 @@ var _ = Rules.Add(scan.Rule[inventory.Instance]{
 			},
 		},
 		{
+			Name:     "we saw it stop between two scans far apart, and the reason says when exactly",
+			Resource: stoppedExample("User initiated (2026-07-28 10:00:00 GMT)", withVolumes(gp3(10)), withAddresses()),
+			Sighting: rule.Sighting{Before: example("2026-07-20 00:00"), FirstSeen: example("2026-08-20 06:00")},
+			Want: scan.Want{
+				Outcome: rule.Violation, Severity: rule.Low, Cost: "0.80", Since: example("2026-07-28 10:00"),
+				Confidence: rule.Observed, Source: observation,
+			},
+		},
+		{
+			Name: "we saw it stop between two scans far apart, and its CPU metric says when",
+			Resource: stoppedExample("User initiated (2026-05-20 10:00:00 GMT)", lastCPU("2026-07-25 09:00"), withVolumes(gp3(10)),
+				withAddresses()),
+			Sighting: rule.Sighting{Before: example("2026-07-20 00:00"), FirstSeen: example("2026-08-20 06:00")},
+			Want: scan.Want{
+				Outcome: rule.Violation, Severity: rule.Low, Cost: "0.80", Since: example("2026-07-25 10:00"),
+				Confidence: rule.Derived, Source: observation,
+			},
+		},
+		{
+			Name:     "we saw it stop between two scans far apart, and nothing says when",
+			Resource: stoppedExample("", noCPU),
+			Sighting: rule.Sighting{Before: example("2026-07-20 00:00"), FirstSeen: example("2026-08-20 06:00")},
+			Want:     scan.Want{Outcome: rule.InsufficientData, DecidableAt: example("2026-09-19 06:00")},
+		},
+		{
 			Name:     "a sighting older than the last start is void",
 			Resource: stoppedExample("", lastCPU("2026-08-20 09:00")),
 			Sighting: rule.Sighting{FirstSeen: example("2024-01-01 06:00")},
@@ -142,6 +167,17 @@ var _ = Rules.Add(scan.Rule[inventory.Instance]{
 		{
 			Name:     "no CPU datapoint, started within the retention: the last start is not the stop",
 			Resource: stoppedExample("", launched("2026-01-01 00:00"), noCPU),
+			Want:     scan.Want{Outcome: rule.InsufficientData, DecidableAt: example("2026-10-01 12:00")},
+		},
+		{
+			Name:     "started exactly 30 days ago and no CPU datapoint: long enough ago to be unknown",
+			Resource: stoppedExample("", launched("2026-08-02 12:00"), noCPU),
+			Want:     scan.Want{Outcome: rule.InsufficientData, DecidableAt: example("2026-10-01 12:00")},
+		},
+		{
+			Name:     "nothing tells, and the only sighting is older than the last start",
+			Resource: stoppedExample("", noCPU),
+			Sighting: rule.Sighting{FirstSeen: example("2026-04-01 12:00")},
 			Want:     scan.Want{Outcome: rule.InsufficientData, DecidableAt: example("2026-10-01 12:00")},
 		},
 		{
@@ -183,6 +219,11 @@ var _ = Rules.Add(scan.Rule[inventory.Instance]{
 			Name:     "a volume of a type without a known price: the cost is unknown, not less",
 			Resource: stoppedExample("User initiated (2026-06-01 08:00:00 GMT)", withVolumes(gp3(100), volumeOf("gp9", 100)), withAddresses()),
 			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Low, Cost: "unknown", Since: example("2026-06-01 08:00")},
+		},
+		{
+			Name:     "an address the account brought to AWS costs nothing",
+			Resource: stoppedExample("User initiated (2026-06-01 08:00:00 GMT)", withVolumes(gp3(100)), withAddresses("198.51.100.7"), ownAddresses),
+			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Low, Cost: "8.00", Since: example("2026-06-01 08:00")},
 		},
 		{
 			Name: "managed by a stack, which is who to ask",
@@ -230,17 +271,27 @@ func stoppedByListing(in scan.In, i inventory.Instance) (v rule.Verdict, undecid
 			}},
 		}, false
 	}
-	if s := stoppedSighting(in, i); !s.Before.IsZero() {
-		if l := sighted(in, s); l.decides(in, min) {
-			return stoppedFor(in, i, l), false
-		}
-	}
 	// A date before the last start is of an earlier stop; one in the future is
 	// no date. An hour is more than clocks differ.
-	if t, ok := i.TransitionTime(); ok && !t.Before(i.Launched) && in.Ago(t) > -time.Hour {
-		return stoppedFor(in, i, lasting{
-			earliest: t, latest: t, source: describeInstances, at: in.At, confidence: rule.Observed, note: "from StateTransitionReason",
-		}), false
+	t, dated := i.TransitionTime()
+	dated = dated && !t.Before(i.Launched) && in.Ago(t) > -time.Hour
+	date := lasting{
+		earliest: t, latest: t, source: describeInstances, at: in.At, confidence: rule.Observed, note: "from StateTransitionReason",
+	}
+	if s := stoppedSighting(in, i); !s.Before.IsZero() {
+		l := sighted(in, s)
+		if dated {
+			if exact, agrees := l.narrowed(date); agrees {
+				return stoppedFor(in, i, exact), false
+			}
+		}
+		if l.decides(in, min) {
+			return stoppedFor(in, i, l), false
+		}
+		return rule.Verdict{}, true
+	}
+	if dated {
+		return stoppedFor(in, i, date), false
 	}
 	return rule.Verdict{}, true
 }
@@ -259,29 +310,21 @@ func judgeStopped(in scan.In, i inventory.Instance) rule.Verdict {
 		return v
 	}
 	min := scan.Days(in.Params.Int("min_days"))
-	missing := "its CPU metric was not read"
-	switch cpu := i.LastCPU; {
-	case cpu.Known && !cpu.Value.None():
-		l := silence(cpu)
-		// A running instance has CPU datapoints: a start that left none was
-		// over within the hour.
-		if start := i.Launched.Truncate(time.Hour); l.earliest.Before(start) {
-			l.earliest, l.latest = start, start.Add(time.Hour)
-			l.note += "; the start on " + when(i.Launched) + " left none"
-		}
-		return stoppedFor(in, i, l)
-	case cpu.Known && !i.Launched.IsZero() && i.Launched.Before(cpu.Value.From) && in.Ago(cpu.Value.From) >= min:
-		return stoppedFor(in, i, lasting{
-			latest: cpu.Value.From, source: cpu.Source, at: cpu.At, confidence: rule.LowerBound,
-			note: "started on " + when(i.Launched) + ", and a running instance has CPU datapoints",
-		})
-	case cpu.Known:
-		missing = "it has no CPU datapoint since its last start"
-	case cpu.Why != "":
-		missing = cpu.Why
-	}
-
 	s := stoppedSighting(in, i)
+	missing := "its CPU metric was not read"
+	switch l, told := stoppedByCPU(in, i); {
+	case told && s.Before.IsZero():
+		return stoppedFor(in, i, l)
+	case told:
+		if both, agrees := sighted(in, s).narrowed(l); agrees {
+			return stoppedFor(in, i, both)
+		}
+		missing = "its CPU metric contradicts what earlier scans saw"
+	case i.LastCPU.Known:
+		missing = "it has no CPU datapoint since its last start"
+	case i.LastCPU.Why != "":
+		missing = i.LastCPU.Why
+	}
 	if l := firstSeen(in, s); !s.FirstSeen.IsZero() && l.decides(in, min) {
 		return stoppedFor(in, i, l)
 	}
@@ -296,6 +339,31 @@ func judgeStopped(in scan.In, i inventory.Instance) rule.Verdict {
 	}
 	return undecidable(in, min, s, "Nothing tells when it was stopped: AWS gives no date, and "+missing+".",
 		rule.Evidence{Name: "last_start", Value: i.Launched, Source: describeInstances, At: in.At, Confidence: rule.Observed})
+}
+
+// stoppedByCPU is what the CPU metric tells, the third rung.
+func stoppedByCPU(in scan.In, i inventory.Instance) (_ lasting, told bool) {
+	cpu := i.LastCPU
+	switch {
+	case !cpu.Known:
+		return lasting{}, false
+	case !cpu.Value.None():
+		l := silence(cpu)
+		// A running instance has CPU datapoints: a start that left none was
+		// over within the hour.
+		if start := i.Launched.Truncate(time.Hour); l.earliest.Before(start) {
+			l.earliest, l.latest = start, start.Add(time.Hour)
+			l.note += "; the start on " + when(i.Launched) + " left none"
+		}
+		return l, true
+	case !i.Launched.IsZero() && i.Launched.Before(cpu.Value.From):
+		l := lasting{
+			latest: cpu.Value.From, source: cpu.Source, at: cpu.At, confidence: rule.LowerBound,
+			note: "started on " + when(i.Launched) + ", and a running instance has CPU datapoints",
+		}
+		return l, l.decides(in, scan.Days(in.Params.Int("min_days")))
+	}
+	return lasting{}, false
 }
 
 // undecidable is the verdict when no source answers. It becomes decidable once

@@ -79,6 +79,12 @@ func withAddresses(ips ...string) func(*inventory.Instance) {
 	}
 }
 
+func ownAddresses(i *inventory.Instance) {
+	for n := range i.Addresses.Value {
+		i.Addresses.Value[n].Own = true
+	}
+}
+
 const getMetricData = "cloudwatch:GetMetricData"
 
 var retention = scan.ExampleTime.Add(-inventory.MetricRetention)

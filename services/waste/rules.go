@@ -78,6 +78,23 @@ func sighted(in scan.In, s rule.Sighting) lasting {
 	}
 }
 
+// narrowed is what two sources tell together: l, a transition we saw ourselves,
+// and another that says more precisely when. It is false when the other
+// contradicts what we saw, and then tells nothing.
+func (l lasting) narrowed(by lasting) (lasting, bool) {
+	if by.latest.Before(l.earliest) || by.earliest.After(l.latest) {
+		return l, false
+	}
+	if by.earliest.After(l.earliest) {
+		l.earliest = by.earliest
+	}
+	if by.latest.Before(l.latest) {
+		l.latest = by.latest
+	}
+	l.confidence, l.note = by.confidence, l.note+"; "+by.note
+	return l, true
+}
+
 // firstSeen is what the first sight of a state tells, when nobody saw it
 // begin.
 func firstSeen(in scan.In, s rule.Sighting) lasting {
