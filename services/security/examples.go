@@ -207,3 +207,63 @@ var (
 	toInternet = inventory.Routes{Table: "rtb-public", GatewayIPv4: "igw-a", GatewayIPv6: "igw-a"}
 	toNowhere  = inventory.Routes{Table: "rtb-private"}
 )
+
+// volumeExample is an unencrypted volume, attached to nothing.
+func volumeExample(with ...func(*inventory.Volume)) inventory.Volume {
+	return apply(inventory.Volume{
+		Resource: exampleResource("AWS::EC2::Volume", "volume", "vol-0123456789abcdef0", "2026-02-03 04:05"),
+		State:    "available", VolumeType: "gp3", SizeGiB: 100,
+	}, with)
+}
+
+func attachedTo(instance string) func(*inventory.Volume) {
+	return func(v *inventory.Volume) {
+		v.State = "in-use"
+		v.Attachments = []inventory.Attachment{{InstanceID: instance, Device: "/dev/sdf", State: "attached", At: example("2026-02-03 04:06")}}
+	}
+}
+
+func byDefault(on bool) func(*inventory.Volume) {
+	return func(v *inventory.Volume) { v.EncryptionByDefault = known(on, "ec2:GetEbsEncryptionByDefault") }
+}
+
+func createdAt(at string) func(*inventory.Volume) {
+	return func(v *inventory.Volume) { v.Created = example(at) }
+}
+
+// image says what the account sees of the image: created, deprecated (empty
+// for never) and its state.
+func image(created, deprecated, state string) func(*inventory.Instance) {
+	return func(i *inventory.Instance) {
+		i.Image = known(imageValue(i.ImageID, created, deprecated, state), describeImages)
+	}
+}
+
+// noImage says that the account does not see the image.
+func noImage(i *inventory.Instance) {
+	i.Image = rule.Fact[inventory.Image]{Source: describeImages, At: scan.ExampleTime, Why: describeImages + " does not show " + i.ImageID}
+}
+
+func metadata(created, deprecated, state string) func(*inventory.Instance) {
+	return func(i *inventory.Instance) {
+		i.ImageMetadata = known(imageValue(i.ImageID, created, deprecated, state), describeImageMetadata)
+	}
+}
+
+func noMetadata(i *inventory.Instance) {
+	i.ImageMetadata = rule.Fact[inventory.Image]{Source: describeImageMetadata, At: scan.ExampleTime, Why: describeImageMetadata + " does not show " + i.ImageID}
+}
+
+func imageValue(id, created, deprecated, state string) inventory.Image {
+	m := inventory.Image{
+		Resource:  inventory.Resource{ARN: "arn:aws:ec2:us-east-1::image/" + id, ID: id, Type: "AWS::EC2::Image", Account: exampleAccount, Region: "us-east-1"},
+		ImageName: "base-2026", State: state, Owner: exampleAccount,
+	}
+	if created != "" {
+		m.Created = example(created)
+	}
+	if deprecated != "" {
+		m.Deprecated = example(deprecated)
+	}
+	return m
+}

@@ -15,12 +15,15 @@ var Rules = scan.NewSet(rule.Security)
 
 // Sources of evidence.
 const (
-	describeInstances   = "ec2:DescribeInstances"
-	describeGroups      = "ec2:DescribeSecurityGroups"
-	describeGroupRules  = "ec2:DescribeSecurityGroupRules"
-	describeInterfaces  = "ec2:DescribeNetworkInterfaces"
-	describePrefixLists = "ec2:DescribeManagedPrefixLists"
-	describeRouteTables = "ec2:DescribeRouteTables"
+	describeInstances     = "ec2:DescribeInstances"
+	describeGroups        = "ec2:DescribeSecurityGroups"
+	describeGroupRules    = "ec2:DescribeSecurityGroupRules"
+	describeInterfaces    = "ec2:DescribeNetworkInterfaces"
+	describePrefixLists   = "ec2:DescribeManagedPrefixLists"
+	describeVolumes       = "ec2:DescribeVolumes"
+	describeImages        = "ec2:DescribeImages"
+	describeImageMetadata = "ec2:DescribeInstanceImageMetadata"
+	describeRouteTables   = "ec2:DescribeRouteTables"
 )
 
 // gone tells that an instance is terminated or being terminated: no rule is
@@ -50,8 +53,14 @@ func atOr[T any](in scan.In, f rule.Fact[T]) time.Time {
 }
 
 // owner names who answers for a resource by its tags, beside the Owner tag: a
-// cluster, a stack, an Auto Scaling group; empty when none does.
+// Kubernetes claim or cluster, a stack, an Auto Scaling group; empty when none does.
 func owner(tags map[string]string) string {
+	if claim := tags["kubernetes.io/created-for/pvc/name"]; claim != "" {
+		if ns := tags["kubernetes.io/created-for/pvc/namespace"]; ns != "" {
+			claim = ns + "/" + claim
+		}
+		return "Kubernetes claim " + claim
+	}
 	if name := cmp.Or(tags["eks:cluster-name"], tags["aws:eks:cluster-name"], tags["KubernetesCluster"]); name != "" {
 		return "Kubernetes cluster " + name
 	}
