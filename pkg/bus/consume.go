@@ -198,15 +198,26 @@ func (b *Bus) Run(ctx context.Context) error {
 			cut()
 		}
 	})()
+	// What the server sent before it heard that no more is wanted is waited for, but not for long: the server may be gone.
+	drained, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	defer context.AfterFunc(ctx, func() {
+		if sleep(drained, drainTime) {
+			giveUp()
+		}
+	})()
 	g, gctx := errgroup.WithContext(ctx)
 	for _, c := range consumers {
 		for range c.workers {
-			g.Go(func() error { return c.work(gctx, hctx) })
+			g.Go(func() error { return c.work(gctx, hctx, drained) })
 		}
 	}
 	g.Go(func() error { <-gctx.Done(); return nil })
 	return g.Wait()
 }
+
+// drainTime is how long a stopping consumer waits for messages on their way.
+const drainTime = 500 * time.Millisecond
 
 func (c *consumer) config() jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
@@ -272,14 +283,20 @@ func (c *consumer) reconcile(ctx context.Context) error {
 // work handles messages, one batch at a time, until ctx ends. A message is
 // asked for only when there is a hand free for it, so that none waits here
 // while another replica is idle.
-func (c *consumer) work(ctx, hctx context.Context) error {
+func (c *consumer) work(ctx, hctx, drained context.Context) error {
 	for failures := 0; ctx.Err() == nil; failures++ {
 		it, err := c.durable.Messages(jetstream.PullMaxMessages(1), jetstream.WithMessagesErrOnMissingHeartbeat(false))
 		if err == nil {
-			undo := context.AfterFunc(ctx, it.Drain) // what the server has sent by then still comes out of Next
+			undo := context.AfterFunc(ctx, func() {
+				if c.b.nc.IsConnected() {
+					it.Drain() // what the server has sent by then still comes out of Next
+				} else {
+					it.Stop()
+				}
+			})
 			for {
 				var msg jetstream.Msg
-				if msg, err = it.Next(); err != nil {
+				if msg, err = it.Next(jetstream.NextContext(drained)); err != nil {
 					break
 				}
 				failures = 0

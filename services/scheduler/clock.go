@@ -9,10 +9,16 @@ import (
 
 // clock is the time as a replica has it.
 type clock struct {
-	now   func() time.Time
-	after func(time.Duration) <-chan time.Time
+	now func() time.Time
+	// at returns a channel that gives a value when now has reached t.
+	at func(t time.Time) <-chan time.Time
 	// server tells the time of the bus's server; nil when it is not to be asked.
 	server func(context.Context) (time.Time, error)
+}
+
+// wallClock is the clock of this machine.
+func wallClock(now func() time.Time, server func(context.Context) (time.Time, error)) clock {
+	return clock{now: now, server: server, at: func(t time.Time) <-chan time.Time { return time.After(t.Sub(now())) }}
 }
 
 // corrected is a clock that is set by the server's, so that replicas agree.
@@ -25,6 +31,11 @@ type corrected struct {
 }
 
 func (c *corrected) time() time.Time { return c.now().Add(time.Duration(c.offset.Load())).UTC() }
+
+// until returns a channel that gives a value when time has reached t.
+func (c *corrected) until(t time.Time) <-chan time.Time {
+	return c.at(t.Add(-time.Duration(c.offset.Load())))
+}
 
 // skewWarning is the difference between the clocks that is worth a person's
 // attention.

@@ -254,11 +254,13 @@ func (s *Service) fire(ctx context.Context) error {
 		s.mu.Lock()
 		now := s.clock.time()
 		var st *state
-		wait := longestWait
+		until := now.Add(longestWait)
 		if len(s.queue) > 0 {
-			if wait = min(wait, s.queue[0].due.Sub(now)); wait <= 0 {
+			if due := s.queue[0].due; !due.After(now) {
 				st = heap.Pop(&s.queue).(*state)
 				st.busy = true
+			} else if due.Before(until) {
+				until = due
 			}
 		}
 		s.mu.Unlock()
@@ -275,7 +277,7 @@ func (s *Service) fire(ctx context.Context) error {
 			continue
 		}
 		select {
-		case <-s.clock.after(wait):
+		case <-s.clock.until(until):
 		case <-s.wake:
 		case <-ctx.Done():
 			return nil

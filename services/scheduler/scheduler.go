@@ -26,7 +26,7 @@ var Definition = app.Definition{
 	Summary: "keeps jobs and fires them on their schedules",
 	Port:    7301,
 	New: func(ctx context.Context, env *app.Env) (app.Service, error) {
-		return New(ctx, env.Log, env.Bus, clock{now: env.Now, after: time.After, server: env.Bus.ServerTime})
+		return New(ctx, env.Log, env.Bus, wallClock(env.Now, env.Bus.ServerTime))
 	},
 }
 
