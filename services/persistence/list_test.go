@@ -32,11 +32,12 @@ func TestPaging(t *testing.T) {
 		for i := range terms {
 			terms[i] += rapid.SampledFrom([]string{"", " asc", " desc"}).Draw(rt, "direction")
 		}
-		req := &findingv1.ListFindingsRequest{OrderBy: strings.Join(terms, ", "), PageSize: int32(rapid.IntRange(1, 30).Draw(rt, "size"))}
+		req := &findingv1.ListFindingsRequest{OrderBy: strings.Join(terms, ", "), PageSize: int32(rapid.IntRange(3, 40).Draw(rt, "size"))}
 		if rapid.Bool().Draw(rt, "filtered") {
 			req.Filter = `account = "111122223333"`
 		}
 		var all []*findingv1.Finding
+		adds := rapid.IntRange(0, 3).Draw(rt, "adds")
 		for {
 			resp, err := s.ListFindings(t.Context(), req)
 			if err != nil {
@@ -49,9 +50,9 @@ func TestPaging(t *testing.T) {
 			if len(resp.GetFindings()) != int(req.GetPageSize()) {
 				rt.Fatalf("a page of %d, want %d", len(resp.GetFindings()), req.GetPageSize())
 			}
-			if rapid.IntRange(0, 20).Draw(rt, "added") == 0 {
+			if adds--; adds == 0 {
 				added++
-				scanOnce(t, s, 100+added, complete, volume(here, fmt.Sprintf("new-%d", added), rulev1.Outcome_OUTCOME_VIOLATION, at(rapid.IntRange(-5, 5).Draw(rt, "when")), func(o *scanv1.Observation) {
+				scanOnce(t, s, 100+added, partial, volume(here, fmt.Sprintf("new-%d", added), rulev1.Outcome_OUTCOME_VIOLATION, at(rapid.IntRange(-5, 5).Draw(rt, "when")), func(o *scanv1.Observation) {
 					o.Verdict.Severity = rulev1.Severity(rapid.IntRange(1, 5).Draw(rt, "severity"))
 					o.Verdict.MonthlyCost.High = rapid.Float64Range(0, 40).Draw(rt, "cost")
 				}))
