@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -68,7 +69,7 @@ estate generated from a seed or loaded from a file. It pages and throttles as AW
 knows the right answer of every rule for every resource.`,
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(), truthCommand(), estateCommand())
+	root.AddCommand(serveCommand(), healthCommand(), truthCommand(), estateCommand())
 	return root
 }
 
@@ -114,6 +115,36 @@ func serveCommand() *cobra.Command {
 	c.Flags().BoolVar(&config.NoQuotas, "no-quotas", false, "turn AWS's token buckets off")
 	c.Flags().StringVar(&faults, "faults", "", "JSON or YAML file with a list of faults")
 	return c
+}
+
+// healthCommand is for containers: their image has nothing else to ask with.
+func healthCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "health [URL]",
+		Short: "Tell whether a running simaws answers: 0 when it does, 1 otherwise",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			url := "http://127.0.0.1:4566"
+			if len(args) == 1 {
+				url = args[0]
+			}
+			ctx, cancel := context.WithTimeout(c.Context(), 3*time.Second)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/_simaws/faults", nil)
+			if err != nil {
+				return err
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				return fmt.Errorf("%s answers %s", url, resp.Status)
+			}
+			return nil
+		},
+	}
 }
 
 func truthCommand() *cobra.Command {

@@ -94,8 +94,14 @@ func TestServe(t *testing.T) {
 	if env["AWS_ACCESS_KEY_ID"] != simaws.DemoAccessKey || env["AWS_REGION"] != "us-east-1" {
 		t.Errorf("env is %v", env)
 	}
+	if _, err := run(t, "health", env["AWS_ENDPOINT_URL"]); err != nil {
+		t.Errorf("health while it serves: %v", err)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("stopped with %v", err)
+	}
+	if _, err := run(t, "health", env["AWS_ENDPOINT_URL"]); err == nil {
+		t.Error("health after it stopped: no error")
 	}
 }
