@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -544,4 +545,63 @@ func TestScopesFailAlone(t *testing.T) {
 	if len(got) != 3 || got["us-east-2"] != "COVERAGE_STATUS_REGION_DISABLED" || got["us-west-2"] != "COVERAGE_STATUS_COMPLETE" {
 		t.Errorf("coverage is %v", got)
 	}
+}
+
+// What is held does not grow with what is scanned: 400 MB of resources pass
+// through a few pages. It is not parallel, for other tests' memory would count.
+func TestMemoryIsBounded(t *testing.T) { //nolint:paralleltest // measures the heap
+	const pages, size, each = 400, 500, 2 << 10
+	k := things(0, 0, nil)
+	k.List = func(_ context.Context, s *aws.Session, page func([]thing) error) error {
+		for p := range pages {
+			ts := make([]thing, size)
+			for i := range ts {
+				ts[i].ARN = fmt.Sprintf("%s-%d-%d", s.ARN("test", "t"), p, i)
+				ts[i].Tags = map[string]string{"Name": string(make([]byte, each))}
+			}
+			if err := page(ts); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	r := aRule("rule-a", k)
+	r.Judge = func(In, thing) rule.Verdict { return compliant() }
+	var before, now runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	var most uint64
+	n := 0
+	_, err := scanSet(t, t.Context(), setOf(r), Options{}, nil, Sink{Progress: func(*scanv1.Scope, *scanv1.Progress) {
+		if n++; n%40 == 0 {
+			runtime.GC()
+			runtime.ReadMemStats(&now)
+			most = max(most, now.HeapAlloc)
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A page is 1 MB; a few are in flight, and garbage is made while counting.
+	if grown := (int64(most) - int64(before.HeapAlloc)) >> 20; grown > 4*(pagesInFlight+1) {
+		t.Errorf("the heap grew by %d MB", grown)
+	}
+}
+
+// BenchmarkScan is the engine alone: no AWS, one rule, nothing in violation.
+func BenchmarkScan(b *testing.B) {
+	r := aRule("rule-a", things(200, 500, nil))
+	r.Judge = func(In, thing) rule.Verdict { return compliant() }
+	set := setOf(r)
+	s, err := newScanner(nil, set, Options{At: testTime})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.scan(b.Context(), Target{Region: "us-east-1"}, nil, Sink{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)*100_000/b.Elapsed().Seconds(), "resources/s")
 }

@@ -208,3 +208,20 @@ func TestTruth(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkLargeEstate scans one account and region of 100,000 resources over
+// the wire, with AWS's quotas off and ours at all of AWS's: calls, throttles
+// and the time are the engine's and the limiter's.
+func BenchmarkLargeEstate(b *testing.B) {
+	w := serve(b, simaws.Options{Seed: 1, Accounts: 1, Regions: 1, Resources: 100_000}, simaws.Config{})
+	b.ResetTimer()
+	var resources, calls int64
+	for b.Loop() {
+		for _, r := range w.scan(b).results {
+			resources += r.GetProgress().GetResources()
+			calls += r.GetProgress().GetMeter().GetCalls()
+		}
+	}
+	b.ReportMetric(float64(resources)/b.Elapsed().Seconds(), "resources/s")
+	b.ReportMetric(float64(calls)/float64(b.N), "calls/scan")
+}
