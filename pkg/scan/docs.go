@@ -74,7 +74,14 @@ func (e *entry) page() string {
 		fmt.Fprintf(&b, "- `%s`\n", a)
 	}
 
-	b.WriteString("\n## Examples\n\n| case | verdict | a month | because |\n|---|---|---|---|\n")
+	b.WriteString("\n## Examples\n\n")
+	// Exposure has no price.
+	priced := m.Category != rule.Security
+	if priced {
+		b.WriteString("| case | verdict | a month | because |\n|---|---|---|---|\n")
+	} else {
+		b.WriteString("| case | verdict | because |\n|---|---|---|\n")
+	}
 	for _, x := range e.examples() {
 		verdict := x.Verdict.Outcome.String()
 		if x.Verdict.Severity != 0 {
@@ -84,13 +91,21 @@ func (e *entry) page() string {
 		if !x.Verdict.DecidableAt.IsZero() {
 			because += " Decidable on " + x.Verdict.DecidableAt.Format("2006-01-02") + "."
 		}
+		if !priced {
+			fmt.Fprintf(&b, "| %s | %s | %s |\n", cell(x.Name), verdict, cell(because))
+			continue
+		}
 		cost := CostText(x.Verdict)
 		if x.Verdict.Cost.Known {
 			cost = "$" + cost
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", cell(x.Name), verdict, cost, cell(because))
 	}
-	fmt.Fprintf(&b, "\nThe examples are scanned on %s, with prices of us-east-1 unless they say otherwise.\n", ExampleTime.Format("2006-01-02 15:04 UTC"))
+	fmt.Fprintf(&b, "\nThe examples are scanned on %s", ExampleTime.Format("2006-01-02 15:04 UTC"))
+	if priced {
+		b.WriteString(", with prices of us-east-1 unless they say otherwise")
+	}
+	b.WriteString(".\n")
 
 	b.WriteString("\n## Sources\n\n")
 	for _, c := range m.Citations {

@@ -65,7 +65,7 @@ type scope struct {
 
 	mu       sync.Mutex
 	sink     Sink
-	tallies  map[string]*scanv1.Tally
+	tallies  map[string]*scanv1.Tally // by rule id and resource type
 	progress *scanv1.Progress
 	counted  map[uint64]float64
 	broken   map[string]int
@@ -73,8 +73,8 @@ type scope struct {
 
 // group is all rules of one kind of resource, which share its listing.
 type group interface {
-	takes(e *entry) bool
-	add(e *entry, params rule.Params, run bool)
+	takes(p *part) bool
+	add(p *part, params rule.Params, run bool)
 	list(ctx context.Context, s *scope) (*scanv1.Coverage, error)
 }
 
@@ -184,10 +184,10 @@ type bound[T any] struct {
 	run    bool
 }
 
-func (g *kindGroup[T]) takes(e *entry) bool { _, ok := e.typed.(*Rule[T]); return ok }
+func (g *kindGroup[T]) takes(p *part) bool { _, ok := p.typed.(*Rule[T]); return ok }
 
-func (g *kindGroup[T]) add(e *entry, params rule.Params, run bool) {
-	g.rules = append(g.rules, bound[T]{Rule: e.typed.(*Rule[T]), params: params, run: run})
+func (g *kindGroup[T]) add(p *part, params rule.Params, run bool) {
+	g.rules = append(g.rules, bound[T]{Rule: p.typed.(*Rule[T]), params: params, run: run})
 }
 
 // list reads the kind's pages and judges each as it comes, a few at a time.
@@ -440,7 +440,7 @@ func (s *scope) report(ctx context.Context, m *rule.Meta, of *inventory.Resource
 // count adds a verdict to the tallies and the progress. Of what several
 // verdicts say one resource wastes, the most counts, whatever their order.
 func (s *scope) count(j *Judgement, parts []Part) {
-	t := s.tallies[j.Rule.ID]
+	t := s.tallies[j.Rule.ID+j.Rule.ResourceType]
 	s.progress.Verdicts++
 	switch j.Verdict.Outcome {
 	case rule.Violation:

@@ -148,10 +148,11 @@ func (s *scanner) scan(ctx context.Context, t Target, remember func(arn, state s
 	x.at = x.at.UTC().Truncate(time.Second)
 	result := &scanv1.ScopeResult{Scope: x.name}
 	for _, e := range s.run {
-		x.tallies[e.meta.ID] = &scanv1.Tally{
-			RuleId: e.meta.ID, RuleVersion: int32(e.meta.Version), ResourceType: e.meta.ResourceType,
+		for _, p := range e.parts {
+			t := &scanv1.Tally{RuleId: e.meta.ID, RuleVersion: int32(e.meta.Version), ResourceType: p.resourceType}
+			x.tallies[e.meta.ID+p.resourceType] = t
+			result.Tallies = append(result.Tallies, t)
 		}
-		result.Tallies = append(result.Tallies, x.tallies[e.meta.ID])
 	}
 
 	var err error
@@ -192,16 +193,20 @@ func (s *scanner) groups(account string) []group {
 		groups []group
 	)
 	for _, e := range s.run {
-		if slices.Contains(kinds, e.meta.ResourceType) {
-			continue
-		}
-		g := e.newGroup()
-		for _, o := range s.set.rules {
-			if o.meta.ResourceType == e.meta.ResourceType {
-				g.add(o, s.settings.For(account, o.meta.ID), slices.Contains(s.run, o))
+		for _, p := range e.parts {
+			if slices.Contains(kinds, p.resourceType) {
+				continue
 			}
+			g := p.newGroup()
+			for _, o := range s.set.rules {
+				for _, q := range o.parts {
+					if q.resourceType == p.resourceType {
+						g.add(q, s.settings.For(account, o.meta.ID), slices.Contains(s.run, o))
+					}
+				}
+			}
+			kinds, groups = append(kinds, p.resourceType), append(groups, g)
 		}
-		kinds, groups = append(kinds, e.meta.ResourceType), append(groups, g)
 	}
 	return groups
 }

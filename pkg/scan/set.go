@@ -30,8 +30,20 @@ func NewSet(c rule.Category) *Set { return &Set{category: c} }
 // Service is the name of the service whose rules these are: waste, security.
 func (s *Set) Service() string { return strings.ToLower(s.category.String()) }
 
-// Addable is a Rule of any resource type.
-type Addable interface{ entry() (*entry, error) }
+// Addable is a Rule of any resource type, or one rule Across several.
+type Addable interface {
+	// entry checks the rule and erases its type. What a rule says of itself is
+	// shared when it is one kind's part of a rule across several.
+	entry(shared *rule.Meta) (*entry, error)
+}
+
+// Across is one rule that judges several kinds of resource, such as one about
+// tags: one id, one documentation and one set of parameters, and for each kind
+// a Rule whose Meta is left empty. The ResourceType is made from the kinds'.
+type Across struct {
+	rule.Meta
+	Rules []Addable
+}
 
 // Add registers a rule, from the rule's own file:
 //
@@ -41,7 +53,7 @@ type Addable interface{ entry() (*entry, error) }
 // program which no input can cause. The result only makes the line above
 // possible.
 func (s *Set) Add(r Addable) struct{} {
-	e, err := r.entry()
+	e, err := r.entry(nil)
 	if err == nil {
 		err = s.fits(e)
 	}
@@ -61,8 +73,12 @@ func (s *Set) fits(e *entry) error {
 		if o.meta.ID == e.meta.ID {
 			return errors.New("the set has a rule of this id")
 		}
-		if o.meta.ResourceType == e.meta.ResourceType && !e.newGroup().takes(o) {
-			return fmt.Errorf("rule %s judges %s as another Go type", o.meta.ID, o.meta.ResourceType)
+		for _, p := range e.parts {
+			for _, q := range o.parts {
+				if p.resourceType == q.resourceType && !p.newGroup().takes(q) {
+					return fmt.Errorf("rule %s judges %s as another Go type", o.meta.ID, q.resourceType)
+				}
+			}
 		}
 	}
 	return nil
@@ -141,23 +157,79 @@ type Outcome struct {
 	Err error
 }
 
-// entry is a Rule with its resource type erased.
+// entry is a rule with its resource types erased.
 type entry struct {
 	meta     rule.Meta
 	actions  []string
 	facts    []string
 	examples func() []Outcome
-	newGroup func() group
-	typed    any // *Rule[T]
+	parts    []*part // one for each kind
 }
 
-// entry checks the rule and erases its type.
-func (r Rule[T]) entry() (*entry, error) {
-	e := &entry{meta: r.Meta, typed: &r}
-	e.newGroup = func() group { return &kindGroup[T]{kind: r.Kind} }
+// part is what an entry does with one kind of resource.
+type part struct {
+	resourceType string
+	newGroup     func() group
+	typed        any // *Rule[T]
+}
+
+func (a Across) entry(shared *rule.Meta) (*entry, error) {
+	e := &entry{meta: a.Meta}
+	var (
+		wrong    []error
+		types    []string
+		examples []func() []Outcome
+	)
+	if shared != nil {
+		wrong = append(wrong, errors.New("it is across kinds within a rule across kinds"))
+	}
+	if len(a.Rules) == 0 || a.ResourceType != "" {
+		wrong = append(wrong, errors.New("it has no rules, or a resource type beside those of its rules"))
+	}
+	for _, r := range a.Rules {
+		one, err := r.entry(&a.Meta)
+		if err != nil {
+			wrong = append(wrong, err)
+		}
+		for _, p := range one.parts {
+			if slices.Contains(types, p.resourceType) {
+				wrong = append(wrong, fmt.Errorf("it judges %s twice", p.resourceType))
+			}
+			types = append(types, p.resourceType)
+		}
+		e.parts = append(e.parts, one.parts...)
+		e.actions = append(e.actions, one.actions...)
+		e.facts = append(e.facts, one.facts...)
+		examples = append(examples, one.examples)
+	}
+	e.meta.ResourceType = strings.Join(types, ", ")
+	slices.Sort(e.actions)
+	e.actions = slices.Compact(e.actions)
+	e.examples = func() []Outcome {
+		var all []Outcome
+		for _, x := range examples {
+			all = append(all, x()...)
+		}
+		return all
+	}
+	return e, errors.Join(wrong...)
+}
+
+func (r Rule[T]) entry(shared *rule.Meta) (*entry, error) {
+	var wrong []error
+	if shared != nil {
+		if r.ID != "" {
+			wrong = append(wrong, fmt.Errorf("its part for %s has an id of its own, %q", r.Kind.Type, r.ID))
+		}
+		r.Meta = *shared
+		r.ResourceType = r.Kind.Type
+	}
+	e := &entry{meta: r.Meta}
+	e.parts = []*part{{
+		resourceType: r.ResourceType, typed: &r, newGroup: func() group { return &kindGroup[T]{kind: r.Kind} },
+	}}
 	e.examples = r.judgeExamples
 	actions := slices.Clone(r.Kind.Actions)
-	var wrong []error
 	for _, n := range r.Facts {
 		e.facts = append(e.facts, n.Fact.Name)
 		actions = append(actions, n.Fact.Actions...)
@@ -248,14 +320,18 @@ func (r Rule[T]) judgeExamples() []Outcome {
 				err = errors.Join(err, errors.New("judging it twice gives two verdicts"))
 			}
 		}
-		o.Err = errors.Join(err, x.Want.differs(o.Verdict))
+		cost := CostText(o.Verdict)
+		if r.Category == rule.Security && !o.Verdict.Cost.Known {
+			cost = "" // exposure has no price
+		}
+		o.Err = errors.Join(err, x.Want.differs(o.Verdict, cost))
 		out[i] = o
 	}
 	return out
 }
 
-// differs says how v is not what is wanted.
-func (w Want) differs(v rule.Verdict) error {
+// differs says how v, and its cost as text, is not what is wanted.
+func (w Want) differs(v rule.Verdict, cost string) error {
 	var wrong []error
 	not := func(name string, want, got any) {
 		if want != got {
@@ -264,7 +340,7 @@ func (w Want) differs(v rule.Verdict) error {
 	}
 	not("outcome", w.Outcome, v.Outcome)
 	not("severity", w.Severity, v.Severity)
-	not("cost", w.Cost, CostText(v))
+	not("cost", w.Cost, cost)
 	not("since", stamp(w.Since), stamp(v.Since))
 	not("decidable at", stamp(w.DecidableAt), stamp(v.DecidableAt))
 	not("owner", w.Owner, v.Owner)

@@ -49,14 +49,14 @@ var _ = Rules.Add(scan.Rule[inventory.Instance]{
 			Name:     "the image is 200 days old",
 			Resource: instanceExample(image("2026-02-13 12:00", "", "available")),
 			Want: scan.Want{
-				Outcome: rule.Violation, Severity: rule.Low, Cost: "unknown", Since: example("2026-08-12 12:00"), Confidence: rule.Observed,
+				Outcome: rule.Violation, Severity: rule.Low, Since: example("2026-08-12 12:00"), Confidence: rule.Observed,
 				Source: describeImages, Says: []string{"is old (created 2026-02-13"},
 			},
 		},
 		{
 			Name:     "exactly 180 days: the threshold is inclusive",
 			Resource: instanceExample(image("2026-03-05 12:00", "", "available")),
-			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Low, Cost: "unknown", Since: example("2026-09-01 12:00")},
+			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Low, Since: example("2026-09-01 12:00")},
 		},
 		{
 			Name:     "one minute short of 180 days",
@@ -72,38 +72,38 @@ var _ = Rules.Add(scan.Rule[inventory.Instance]{
 			Name:     "new and deprecated",
 			Resource: instanceExample(image("2026-08-01 12:00", "2026-08-20 00:00", "available")),
 			Want: scan.Want{
-				Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown", Since: example("2026-08-20 00:00"), Says: []string{"deprecated (since 2026-08-20"},
+				Outcome: rule.Violation, Severity: rule.Medium, Since: example("2026-08-20 00:00"), Says: []string{"deprecated (since 2026-08-20"},
 			},
 		},
 		{
 			Name:     "old and deprecated: both are named, the worse decides",
 			Resource: instanceExample(image("2025-01-01 00:00", "2026-01-01 00:00", "available")),
 			Want: scan.Want{
-				Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown", Since: example("2025-06-30 00:00"), Says: []string{"is old", "deprecated"},
+				Outcome: rule.Violation, Severity: rule.Medium, Since: example("2025-06-30 00:00"), Says: []string{"is old", "deprecated"},
 			},
 		},
 		{
 			Name:     "disabled by its owner, who is us",
 			Resource: instanceExample(image("2026-08-01 12:00", "", "disabled")),
-			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown", Says: []string{"disabled"}},
+			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Says: []string{"disabled"}},
 		},
 		{
 			Name:     "deregistered: no longer seen, and the instances' metadata say so",
 			Resource: instanceExample(noImage, metadata("2026-08-01 12:00", "", "deregistered")),
 			Want: scan.Want{
-				Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown", Source: describeImageMetadata, Says: []string{"deregistered", "not visible"},
+				Outcome: rule.Violation, Severity: rule.Medium, Source: describeImageMetadata, Says: []string{"deregistered", "not visible"},
 			},
 		},
 		{
 			Name:     "deregistered, and its age unknown",
 			Resource: instanceExample(noImage, metadata("", "", "deregistered")),
-			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown", Says: []string{"deregistered"}},
+			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Says: []string{"deregistered"}},
 		},
 		{
 			Name:     "a private image of another account that is not visible, and old by the metadata",
 			Resource: instanceExample(noImage, metadata("2024-01-01 00:00", "", "available")),
 			Want: scan.Want{
-				Outcome: rule.Violation, Severity: rule.Low, Cost: "unknown", Since: example("2024-06-29 00:00"), Source: describeImageMetadata,
+				Outcome: rule.Violation, Severity: rule.Low, Since: example("2024-06-29 00:00"), Source: describeImageMetadata,
 				Says: []string{"is old", "not visible"},
 			},
 		},
@@ -126,7 +126,7 @@ var _ = Rules.Add(scan.Rule[inventory.Instance]{
 			Name: "the images cannot be read, the metadata can",
 			Resource: instanceExample(func(i *inventory.Instance) { i.Image = denied[inventory.Image](describeImages) },
 				metadata("2024-01-01 00:00", "", "available")),
-			Want: scan.Want{Outcome: rule.Violation, Severity: rule.Low, Cost: "unknown", Since: example("2024-06-29 00:00")},
+			Want: scan.Want{Outcome: rule.Violation, Severity: rule.Low, Since: example("2024-06-29 00:00")},
 		},
 		{
 			Name: "neither can be read",
@@ -150,7 +150,7 @@ var _ = Rules.Add(scan.Rule[inventory.Instance]{
 		{
 			Name:     "stopped: judged like a running one",
 			Resource: instanceExample(inState("stopped"), image("2026-02-13 12:00", "", "available")),
-			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Low, Cost: "unknown", Since: example("2026-08-12 12:00")},
+			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Low, Since: example("2026-08-12 12:00")},
 		},
 		{
 			Name:     "terminated",
@@ -161,7 +161,7 @@ var _ = Rules.Add(scan.Rule[inventory.Instance]{
 			Name:     "a member of an Auto Scaling group: its group is who to ask",
 			Resource: instanceExample(image("2026-02-13 12:00", "", "available"), instanceTags("aws:autoscaling:groupName", "web")),
 			Want: scan.Want{
-				Outcome: rule.Violation, Severity: rule.Low, Cost: "unknown", Since: example("2026-08-12 12:00"), Owner: "Auto Scaling group web",
+				Outcome: rule.Violation, Severity: rule.Low, Since: example("2026-08-12 12:00"), Owner: "Auto Scaling group web",
 				Says: []string{"launch template"},
 			},
 		},
@@ -169,7 +169,7 @@ var _ = Rules.Add(scan.Rule[inventory.Instance]{
 			Name:     "90 days as the deployment's threshold",
 			Resource: instanceExample(image("2026-05-01 12:00", "", "available")),
 			Params:   map[string]string{"max_age_days": "90"},
-			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Low, Cost: "unknown", Since: example("2026-07-30 12:00")},
+			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Low, Since: example("2026-07-30 12:00")},
 		},
 	},
 })

@@ -41,19 +41,19 @@ var _ = Rules.Add(scan.Rule[inventory.Volume]{
 			Name:     "attached and not encrypted",
 			Resource: volumeExample(attachedTo("i-0123456789abcdef0"), byDefault(false)),
 			Want: scan.Want{
-				Outcome: rule.Violation, Severity: rule.High, Cost: "unknown", Confidence: rule.Observed, Source: describeVolumes,
+				Outcome: rule.Violation, Severity: rule.High, Confidence: rule.Observed, Source: describeVolumes,
 				Says: []string{"attached to i-0123456789abcdef0", "Switch on encryption by default"},
 			},
 		},
 		{
 			Name:     "not encrypted, attached to nothing",
 			Resource: volumeExample(byDefault(true)),
-			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown"},
+			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium},
 		},
 		{
 			Name:     "it cannot be read whether the region encrypts by default: it is not encrypted all the same",
 			Resource: volumeExample(func(v *inventory.Volume) { v.EncryptionByDefault = denied[bool]("ec2:GetEbsEncryptionByDefault") }),
-			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown"},
+			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium},
 		},
 		{
 			Name: "encrypted with a key of the account",
@@ -70,12 +70,12 @@ var _ = Rules.Add(scan.Rule[inventory.Volume]{
 		{
 			Name:     "created exactly 60 minutes ago: the grace period is over",
 			Resource: volumeExample(createdAt("2026-09-01 11:00")),
-			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown"},
+			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium},
 		},
 		{
 			Name:     "created tomorrow, says the answer: that is no age",
 			Resource: volumeExample(createdAt("2026-09-02 12:00")),
-			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown"},
+			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium},
 		},
 		{
 			Name:     "being deleted",
@@ -91,14 +91,14 @@ var _ = Rules.Add(scan.Rule[inventory.Volume]{
 			Name:     "a deployment without grace",
 			Resource: volumeExample(createdAt("2026-09-01 11:59")),
 			Params:   map[string]string{"grace_minutes": "0"},
-			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown"},
+			Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium},
 		},
 		{
 			Name: "made for a Kubernetes claim, which is who to ask",
 			Resource: volumeExample(func(v *inventory.Volume) {
 				v.Tags = tagMap([]string{"kubernetes.io/created-for/pvc/namespace", "shop", "kubernetes.io/created-for/pvc/name", "data-db-0"})
 			}),
-			Want: scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown", Owner: "Kubernetes claim shop/data-db-0"},
+			Want: scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Owner: "Kubernetes claim shop/data-db-0"},
 		},
 	},
 })

@@ -296,38 +296,38 @@ var groupExamples = []scan.Example[inventory.SecurityGroup]{
 	{
 		Name: "tcp 22 from 0.0.0.0/0", Resource: groupExample(ingress("tcp", 22, 22, "0.0.0.0/0")),
 		Want: scan.Want{
-			Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown", Source: describeGroups, Confidence: rule.Observed,
+			Outcome: rule.Violation, Severity: rule.Critical, Source: describeGroups, Confidence: rule.Observed,
 			Says: []string{"tcp/22 (SSH) is open to the whole internet (IPv4).", "sgr-a"},
 		},
 	},
 	{
 		Name: "tcp 20–25 from ::/0", Resource: groupExample(ingress("tcp", 20, 25, "::/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown", Says: []string{
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Says: []string{
 			"tcp/22 (SSH) is open to the whole internet (IPv6), and so are 4 more sensitive ports.",
 		}},
 	},
 	{
 		Name: "all protocols from 0.0.0.0/0", Resource: groupExample(allTraffic("0.0.0.0/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown", Says: []string{"more sensitive ports"}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Says: []string{"more sensitive ports"}},
 	},
 	{
 		Name: "tcp 22 from both halves, 0.0.0.0/1 and 128.0.0.0/1", Resource: groupExample(ingress("tcp", 22, 22, "0.0.0.0/1"), ingress("tcp", 22, 22, "128.0.0.0/1")),
 		Want: scan.Want{
-			Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown", Confidence: rule.Derived, Says: []string{"sgr-a", "sgr-b"},
+			Outcome: rule.Violation, Severity: rule.Critical, Confidence: rule.Derived, Says: []string{"sgr-a", "sgr-b"},
 		},
 	},
 	{
 		Name:     "tcp 22 from a prefix list that holds 0.0.0.0/0",
 		Resource: groupExample(ingress("tcp", 22, 22, "pl-0123456789abcdef0"), prefixList("pl-0123456789abcdef0", "10.0.0.0/8", "0.0.0.0/0")),
-		Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown", Says: []string{"sgr-a"}},
+		Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Says: []string{"sgr-a"}},
 	},
 	{
 		Name: "tcp 1–65535 from 0.0.0.0/0", Resource: groupExample(ingress("tcp", 1, 65535, "0.0.0.0/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown"},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical},
 	},
 	{
 		Name: "protocol 6, port 22, from 0.0.0.0/0", Resource: groupExample(ingress("6", 22, 22, "0.0.0.0/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown", Says: []string{"tcp/22"}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Says: []string{"tcp/22"}},
 	},
 	{
 		Name: "udp 22 from 0.0.0.0/0", Resource: groupExample(ingress("udp", 22, 22, "0.0.0.0/0")),
@@ -353,19 +353,19 @@ var groupExamples = []scan.Example[inventory.SecurityGroup]{
 	// Others like them.
 	{
 		Name: "all protocols with ports given: AWS takes no notice of the ports", Resource: groupExample(ingress("-1", 80, 80, "0.0.0.0/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown"},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical},
 	},
 	{
 		Name: "tcp without ports", Resource: groupExample(permission(inventory.Ports{Protocol: "tcp"}, "0.0.0.0/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown"},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical},
 	},
 	{
 		Name: "tcp -1 to -1", Resource: groupExample(ingress("tcp", -1, -1, "0.0.0.0/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown"},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical},
 	},
 	{
 		Name: "TCP in capitals", Resource: groupExample(ingress("TCP", 3389, 3389, "0.0.0.0/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown", Says: []string{"tcp/3389 (RDP)"}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Says: []string{"tcp/3389 (RDP)"}},
 	},
 	{
 		Name: "icmpv6 as number 58, from ::/0", Resource: groupExample(ingress("58", -1, -1, "::/0")),
@@ -381,21 +381,21 @@ var groupExamples = []scan.Example[inventory.SecurityGroup]{
 	},
 	{
 		Name: "tcp 20–21 from 0.0.0.0/0 ends before 22", Resource: groupExample(ingress("tcp", 20, 21, "0.0.0.0/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.High, Cost: "unknown", Says: []string{"tcp/20 (FTP data)", "1 more"}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.High, Says: []string{"tcp/20 (FTP data)", "1 more"}},
 	},
 	{
 		Name: "the halves are of different ports: neither is open to all", Resource: groupExample(ingress("tcp", 22, 22, "0.0.0.0/1"), ingress("tcp", 23, 23, "128.0.0.0/1")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown", Says: []string{"a wide part"}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Says: []string{"a wide part"}},
 	},
 	{
 		Name: "the halves overlap at 22 only", Resource: groupExample(ingress("tcp", 1, 22, "0.0.0.0/1"), ingress("tcp", 22, 99, "128.0.0.0/1")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown", Says: []string{"tcp/22 (SSH) is open to the whole internet"}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Says: []string{"tcp/22 (SSH) is open to the whole internet"}},
 	},
 	{
 		Name: "a half by address range, the other by prefix list",
 		Resource: groupExample(ingress("tcp", 22, 22, "0.0.0.0/1", "pl-0123456789abcdef0"),
 			prefixList("pl-0123456789abcdef0", "128.0.0.0/2", "192.0.0.0/2")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown"},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical},
 	},
 	{
 		Name: "all of the internet but the private ranges is all of the internet",
@@ -403,11 +403,11 @@ var groupExamples = []scan.Example[inventory.SecurityGroup]{
 			"128.0.0.0/3", "160.0.0.0/5", "168.0.0.0/6", "172.0.0.0/12", "172.32.0.0/11", "172.64.0.0/10", "172.128.0.0/9", "173.0.0.0/8", "174.0.0.0/7",
 			"176.0.0.0/4", "192.0.0.0/9", "192.128.0.0/11", "192.160.0.0/13", "192.169.0.0/16", "192.170.0.0/15", "192.172.0.0/14", "192.176.0.0/12",
 			"192.192.0.0/10", "193.0.0.0/8", "194.0.0.0/7", "196.0.0.0/6", "200.0.0.0/5", "208.0.0.0/4")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown"},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical},
 	},
 	{
 		Name: "2000::/3 is all of IPv6 that is routed", Resource: groupExample(ingress("tcp", 22, 22, "2000::/3")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown"},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical},
 	},
 	{
 		Name: "fc00::/7 is private", Resource: groupExample(allTraffic("fc00::/7", "fe80::/10")),
@@ -415,11 +415,11 @@ var groupExamples = []scan.Example[inventory.SecurityGroup]{
 	},
 	{
 		Name: "a /8 of public addresses is wide", Resource: groupExample(ingress("tcp", 22, 22, "11.0.0.0/8")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown", Says: []string{"a wide part of the internet (IPv4)"}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Says: []string{"a wide part of the internet (IPv4)"}},
 	},
 	{
 		Name: "two /9 that are a /8 together are as wide", Resource: groupExample(ingress("tcp", 22, 22, "11.0.0.0/9"), ingress("tcp", 0, 1000, "12.0.0.0/9")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown", Confidence: rule.Derived},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Confidence: rule.Derived},
 	},
 	{
 		Name: "a /9 is not wide", Resource: groupExample(ingress("tcp", 22, 22, "11.0.0.0/9")),
@@ -427,7 +427,7 @@ var groupExamples = []scan.Example[inventory.SecurityGroup]{
 	},
 	{
 		Name: "a /32 of IPv6 is wide", Resource: groupExample(ingress("tcp", 22, 22, "2600:1f00::/32")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown", Says: []string{"(IPv6)"}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Says: []string{"(IPv6)"}},
 	},
 	{
 		Name: "a /33 of IPv6 is not", Resource: groupExample(ingress("tcp", 22, 22, "2600:1f00::/33")),
@@ -439,7 +439,7 @@ var groupExamples = []scan.Example[inventory.SecurityGroup]{
 	},
 	{
 		Name: "the office's rule is not to blame for the world's", Resource: groupExample(ingress("tcp", 22, 22, "8.8.8.8/32"), ingress("tcp", 22, 22, "0.0.0.0/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown", Says: []string{"in: sgr-b."}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Says: []string{"in: sgr-b."}},
 	},
 	{
 		Name: "CloudFront's prefix list, which AWS keeps, is not the world",
@@ -461,7 +461,7 @@ var groupExamples = []scan.Example[inventory.SecurityGroup]{
 		Name: "a prefix list that cannot be read, where the other peers decide",
 		Resource: groupExample(ingress("tcp", 22, 22, "pl-0123456789abcdef0", "0.0.0.0/0"),
 			listFact("pl-0123456789abcdef0", denied[inventory.PrefixList]("ec2:GetManagedPrefixListEntries"))),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown", Says: []string{"sgr-b"}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Says: []string{"sgr-b"}},
 	},
 	{
 		Name: "an address range that is none", Resource: groupExample(ingress("tcp", 22, 22, "0.0.0.0/99")),
@@ -477,41 +477,41 @@ var groupExamples = []scan.Example[inventory.SecurityGroup]{
 	},
 	{
 		Name: "no interface has the group: one level less", Resource: groupExample(ingress("tcp", 22, 22, "0.0.0.0/0"), unattached),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.High, Cost: "unknown", Says: []string{"No network interface has the group.", "delete it"}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.High, Says: []string{"No network interface has the group.", "delete it"}},
 	},
 	{
 		Name: "an alternate web port", Resource: groupExample(ingress("tcp", 8080, 8080, "0.0.0.0/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Cost: "unknown"},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Medium},
 	},
 	{
 		Name: "an alternate web port of a group that nothing has", Resource: groupExample(ingress("tcp", 8080, 8080, "0.0.0.0/0"), unattached),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Low, Cost: "unknown"},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Low},
 	},
 	{
 		Name: "it cannot be read who has the group: taken as attached",
 		Resource: groupExample(ingress("tcp", 22, 22, "0.0.0.0/0"), func(g *inventory.SecurityGroup) {
 			g.Interfaces = denied[[]inventory.NetworkInterface](describeInterfaces)
 		}),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown"},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical},
 	},
 	{
 		Name: "its rules' ids cannot be read: as open as with them",
 		Resource: groupExample(ingress("tcp", 22, 22, "0.0.0.0/0"), func(g *inventory.SecurityGroup) {
 			g.Rules = denied[[]inventory.SecurityGroupRule](describeGroupRules)
 		}),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown"},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical},
 	},
 	{
 		Name: "SNMP is udp 161", Resource: groupExample(ingress("17", 161, 161, "0.0.0.0/0"), ingress("tcp", 161, 161, "0.0.0.0/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.High, Cost: "unknown", Says: []string{"udp/161 (SNMP) is open to the whole internet (IPv4)."}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.High, Says: []string{"udp/161 (SNMP) is open to the whole internet (IPv4)."}},
 	},
 	{
 		Name: "Memcached listens on both protocols", Resource: groupExample(ingress("udp", 11211, 11211, "0.0.0.0/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown", Says: []string{"udp/11211 (Memcached)"}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Says: []string{"udp/11211 (Memcached)"}},
 	},
 	{
 		Name: "one port of a range of sensitive ones", Resource: groupExample(ingress("tcp", 27018, 27018, "0.0.0.0/0")),
-		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown", Says: []string{"tcp/27018"}},
+		Want: scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Says: []string{"tcp/27018"}},
 	},
 	{
 		Name: "no rules at all", Resource: groupExample(),
@@ -520,11 +520,11 @@ var groupExamples = []scan.Example[inventory.SecurityGroup]{
 	{
 		Name:     "made by a stack, which is who to ask",
 		Resource: groupExample(ingress("tcp", 22, 22, "0.0.0.0/0"), groupTags(map[string]string{"aws:cloudformation:stack-name": "billing"})),
-		Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Cost: "unknown", Owner: "CloudFormation stack billing"},
+		Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Critical, Owner: "CloudFormation stack billing"},
 	},
 	{
 		Name: "a deployment's own ports", Resource: groupExample(ingress("tcp", 22, 22, "0.0.0.0/0"), ingress("tcp", 9999, 9999, "0.0.0.0/0")),
 		Params: map[string]string{"critical_ports": "", "high_ports": "9990-10000, 53/udp"},
-		Want:   scan.Want{Outcome: rule.Violation, Severity: rule.High, Cost: "unknown", Says: []string{"tcp/9999 is open"}},
+		Want:   scan.Want{Outcome: rule.Violation, Severity: rule.High, Says: []string{"tcp/9999 is open"}},
 	},
 }
