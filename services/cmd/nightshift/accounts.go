@@ -51,7 +51,7 @@ var accountColumns = []column[*accountv1.Account]{
 			return a.GetRoleArn()
 		}},
 	{name: "external_id", text: (*accountv1.Account).GetExternalId},
-	{name: "owner", head: "Owner", flex: 8, spare: true, text: (*accountv1.Account).GetOwner},
+	{name: "owner", head: "Owner", flex: 8, spare: 1, text: (*accountv1.Account).GetOwner},
 	{name: "labels", text: func(a *accountv1.Account) string { return pairs(a.GetLabels()) }},
 }
 

@@ -57,7 +57,7 @@ var deadLetterColumns = []column[*deadletterv1.DeadLetter]{
 	{name: "consumer", head: "Consumer", text: (*deadletterv1.DeadLetter).GetConsumer},
 	{name: "attempts", head: "Tried", number: true, text: func(d *deadletterv1.DeadLetter) string { return strconv.Itoa(int(d.GetAttempts())) }},
 	{name: "reason", head: "Reason", flex: 20, text: (*deadletterv1.DeadLetter).GetReason},
-	{name: "subject", head: "Subject", flex: 20, spare: true, text: (*deadletterv1.DeadLetter).GetSubject},
+	{name: "subject", head: "Subject", flex: 20, spare: 1, text: (*deadletterv1.DeadLetter).GetSubject},
 	{name: "message_id", text: (*deadletterv1.DeadLetter).GetMessageId},
 }
 

@@ -31,22 +31,22 @@ func (c *cli) findingsCommand() *cobra.Command {
 }
 
 var findingColumns = []column[*findingv1.Finding]{
-	{name: "id", head: "ID", text: func(f *findingv1.Finding) string { return f.GetId()[:min(12, len(f.GetId()))] },
+	{name: "id", head: "ID", text: func(f *findingv1.Finding) string { return f.GetId()[:min(8, len(f.GetId()))] },
 		csv: (*findingv1.Finding).GetId, paint: func(*findingv1.Finding) paint { return faint }},
 	{name: "state", text: func(f *findingv1.Finding) string { return name(f.GetState()) }},
 	{name: "severity", head: "Severity", text: func(f *findingv1.Finding) string { return name(f.GetSeverity()) },
 		paint: func(f *findingv1.Finding) paint { return severityPaint(f.GetSeverity()) }},
 	{name: "monthly_cost_low", number: true, csv: func(f *findingv1.Finding) string { return low(f.GetMonthlyCost()) }},
-	{name: "monthly_cost_high", head: "Monthly cost", number: true, text: func(f *findingv1.Finding) string { return cost(f.GetMonthlyCost()) },
+	{name: "monthly_cost_high", head: "Monthly", number: true, text: func(f *findingv1.Finding) string { return cost(f.GetMonthlyCost()) },
 		csv: func(f *findingv1.Finding) string { return high(f.GetMonthlyCost()) }},
 	{name: "rule_id", head: "Rule", text: (*findingv1.Finding).GetRuleId},
-	{name: "resource_id", head: "Resource", flex: 12, text: func(f *findingv1.Finding) string { return f.GetResource().GetId() }},
-	{name: "resource_name", head: "Name", flex: 8, spare: true, text: func(f *findingv1.Finding) string { return f.GetResource().GetName() }},
-	{name: "account", head: "Account", text: func(f *findingv1.Finding) string { return f.GetResource().GetAccount() }},
-	{name: "region", head: "Region", text: func(f *findingv1.Finding) string { return f.GetResource().GetRegion() }},
-	{name: "since", head: "Since", spare: true, text: func(f *findingv1.Finding) string { return day(f.GetSince()) },
+	{name: "resource_id", head: "Resource", flex: 21, text: func(f *findingv1.Finding) string { return f.GetResource().GetId() }},
+	{name: "resource_name", head: "Name", flex: 8, spare: 3, text: func(f *findingv1.Finding) string { return f.GetResource().GetName() }},
+	{name: "account", head: "Account", spare: 2, text: func(f *findingv1.Finding) string { return f.GetResource().GetAccount() }},
+	{name: "region", head: "Region", spare: 1, text: func(f *findingv1.Finding) string { return f.GetResource().GetRegion() }},
+	{name: "since", head: "Since", spare: 4, text: func(f *findingv1.Finding) string { return day(f.GetSince()) },
 		csv: func(f *findingv1.Finding) string { return stamp(f.GetSince()) }},
-	{name: "owner", head: "Owner", flex: 8, spare: true, text: (*findingv1.Finding).GetOwner},
+	{name: "owner", head: "Owner", flex: 8, spare: 4, text: (*findingv1.Finding).GetOwner},
 	{name: "first_seen", csv: func(f *findingv1.Finding) string { return stamp(f.GetFirstSeen()) }},
 	{name: "last_seen", csv: func(f *findingv1.Finding) string { return stamp(f.GetLastSeen()) }},
 	{name: "resource_type", text: func(f *findingv1.Finding) string { return f.GetResource().GetType() }},
@@ -440,8 +440,8 @@ var evidenceColumns = []column[*rulev1.Evidence]{
 	{head: "Value", flex: 10, text: func(e *rulev1.Evidence) string { return withUnit(valueText(e.GetValue()), e.GetUnit()) }},
 	{head: "Threshold", flex: 6, text: func(e *rulev1.Evidence) string { return withUnit(valueText(e.GetThreshold()), e.GetUnit()) }},
 	{head: "Source", flex: 12, text: (*rulev1.Evidence).GetSource},
-	{head: "How", spare: true, text: func(e *rulev1.Evidence) string { return strings.ToLower(name(e.GetConfidence())) }},
-	{head: "Note", flex: 10, spare: true, text: (*rulev1.Evidence).GetNote},
+	{head: "How", spare: 1, text: func(e *rulev1.Evidence) string { return strings.ToLower(name(e.GetConfidence())) }},
+	{head: "Note", flex: 10, spare: 1, text: (*rulev1.Evidence).GetNote},
 }
 
 func withUnit(value, unit string) string {
@@ -456,8 +456,8 @@ var lifeColumns = []column[*findingv1.Transition]{
 	{head: "What", text: func(t *findingv1.Transition) string { return name(t.GetKind()) }},
 	{head: "Severity", text: func(t *findingv1.Transition) string { return name(t.GetToSeverity()) },
 		paint: func(t *findingv1.Transition) paint { return severityPaint(t.GetToSeverity()) }},
-	{head: "Monthly cost", number: true, text: func(t *findingv1.Transition) string { return cost(t.GetToCost()) }},
-	{head: "Run", flex: 12, spare: true, text: (*findingv1.Transition).GetRunId},
+	{head: "Monthly", number: true, text: func(t *findingv1.Transition) string { return cost(t.GetToCost()) }},
+	{head: "Run", flex: 12, spare: 1, text: (*findingv1.Transition).GetRunId},
 	{head: "Reason", flex: 20, text: (*findingv1.Transition).GetReason},
 }
 

@@ -52,7 +52,7 @@ var jobColumns = []column[*jobv1.Job]{
 		csv: func(j *jobv1.Job) string { return stamp(j.GetLastFireTime()) }},
 	{name: "next_fire_time", head: "Fires next", text: func(j *jobv1.Job) string { return when(j.GetNextFireTime()) },
 		csv: func(j *jobv1.Job) string { return stamp(j.GetNextFireTime()) }},
-	{name: "description", head: "Description", flex: 12, spare: true, text: (*jobv1.Job).GetDescription},
+	{name: "description", head: "Description", flex: 12, spare: 1, text: (*jobv1.Job).GetDescription},
 	{name: "pause_reason", text: (*jobv1.Job).GetPauseReason},
 	{name: "parameters", text: func(j *jobv1.Job) string { return pairs(j.GetParameters()) }},
 }

@@ -24,10 +24,10 @@ var logColumns = []column[*systemlogv1.Entry]{
 				return faint
 			}
 		}},
-	{name: "service", head: "Service", spare: true, text: (*systemlogv1.Entry).GetService},
+	{name: "service", head: "Service", spare: 1, text: (*systemlogv1.Entry).GetService},
 	{name: "event", head: "Event", text: (*systemlogv1.Entry).GetEvent},
 	{name: "message", head: "Message", flex: 24, text: (*systemlogv1.Entry).GetMessage},
-	{name: "run_id", head: "Run", flex: 12, spare: true, text: (*systemlogv1.Entry).GetRunId},
+	{name: "run_id", head: "Run", flex: 12, spare: 1, text: (*systemlogv1.Entry).GetRunId},
 	{name: "job", text: (*systemlogv1.Entry).GetJob},
 	{name: "account", text: (*systemlogv1.Entry).GetAccount},
 	{name: "region", text: (*systemlogv1.Entry).GetRegion},

@@ -36,8 +36,8 @@ type column[T any] struct {
 	number bool
 	// flex is the least width to which the column can be cut; 0: never.
 	flex int
-	// spare columns are the first to go when the terminal is narrow.
-	spare bool
+	// spare columns go when the terminal is narrow, the highest first; 0 stays.
+	spare int
 	paint func(T) paint
 }
 
@@ -234,39 +234,45 @@ func renderTable[T any](c *cli, columns []column[T], rows []T) string {
 	for i := range lines {
 		lines[i] = strings.TrimRight(lines[i], " ")
 	}
+	lines[1] = strings.TrimSuffix(lines[1], "──") // the space beside the last column
 	return strings.Join(lines, "\n")
 }
 
 // fit makes the columns fit a width.
 func fit[T any](columns []column[T], widths []int, hidden []bool, width int) {
-	total := func() int {
-		sum := 0
-		for i, w := range widths {
+	total := func(width func(i int) int) int {
+		sum := -2 // nothing is beside the last one
+		for i := range columns {
 			if !hidden[i] {
-				sum += w + 2
+				sum += width(i) + 2
 			}
 		}
 		return sum
 	}
-	least := func() int {
-		sum := total()
+	full := func(i int) int { return widths[i] }
+	least := func(i int) int {
+		if columns[i].flex > 0 {
+			return min(widths[i], columns[i].flex)
+		}
+		return widths[i]
+	}
+	for total(least) > width {
+		next := -1
 		for i, col := range columns {
-			if !hidden[i] && col.flex > 0 && widths[i] > col.flex {
-				sum -= widths[i] - col.flex
+			if !hidden[i] && col.spare > 0 && (next < 0 || col.spare >= columns[next].spare) {
+				next = i
 			}
 		}
-		return sum
+		if next < 0 {
+			break
+		}
+		hidden[next] = true
 	}
-	for i := len(columns) - 1; i >= 0 && least() > width; i-- {
-		hidden[i] = columns[i].spare
-	}
-	for total() > width {
+	for total(full) > width {
 		widest := -1
 		for i, col := range columns {
-			if hidden[i] || col.flex == 0 || widths[i] <= col.flex {
-				continue
-			}
-			if widest < 0 || col.spare && !columns[widest].spare || col.spare == columns[widest].spare && widths[i] > widths[widest] {
+			if !hidden[i] && least(i) < widths[i] && (widest < 0 || col.spare > columns[widest].spare ||
+				col.spare == columns[widest].spare && widths[i] > widths[widest]) {
 				widest = i
 			}
 		}

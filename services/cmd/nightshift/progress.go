@@ -196,8 +196,12 @@ func (p *progress) scopeText(l *scopeLine, frame int) string {
 	if l.end != "" {
 		mark = p.c.errPaint(l.paint, l.end)
 	}
-	s := fmt.Sprintf("  %s %s  %s %9s resources %7s findings %15s", mark, l.account, text.Pad(clean(l.region), 14, ' '),
-		count(l.progress.GetResources()), count(l.progress.GetViolations()), knownCost(l.progress))
+	findings := "findings"
+	if l.progress.GetViolations() == 1 {
+		findings = "finding " // as wide as the others
+	}
+	s := fmt.Sprintf("  %s %s  %s %9s resources %7s %s %15s", mark, l.account, text.Pad(clean(l.region), 14, ' '),
+		count(l.progress.GetResources()), count(l.progress.GetViolations()), findings, knownCost(l.progress))
 	if l.note != "" {
 		s += "  " + p.c.errPaint(l.paint, clean(l.note))
 	}

@@ -57,7 +57,7 @@ var ruleColumns = []column[*rulev1.Rule]{
 	{name: "category", head: "Category", text: func(r *rulev1.Rule) string { return name(r.GetCategory()) }},
 	{name: "resource_type", head: "Resource type", text: (*rulev1.Rule).GetResourceType},
 	{name: "title", head: "Title", flex: 20, text: (*rulev1.Rule).GetTitle},
-	{name: "parameters", head: "Parameters", flex: 12, spare: true, text: func(r *rulev1.Rule) string {
+	{name: "parameters", head: "Parameters", flex: 12, spare: 1, text: func(r *rulev1.Rule) string {
 		var out []string
 		for _, p := range r.GetParameters() {
 			out = append(out, p.GetName()+"="+valueText(p.GetValue()))
@@ -144,7 +144,7 @@ var exampleColumns = []column[*rulev1.Example]{
 		}
 		return cost(e.GetVerdict().GetMonthlyCost())
 	}},
-	{head: "Because", flex: 24, spare: true, text: func(e *rulev1.Example) string { return e.GetVerdict().GetReason() }},
+	{head: "Because", flex: 24, spare: 1, text: func(e *rulev1.Example) string { return e.GetVerdict().GetReason() }},
 }
 
 func outcomePaint(o rulev1.Outcome) paint {

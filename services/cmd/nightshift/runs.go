@@ -50,17 +50,17 @@ var runColumns = []column[*runv1.Run]{
 			s := r.GetScopes()
 			return fmt.Sprintf("%d/%d", s.GetSucceeded()+s.GetPartial()+s.GetFailed(), s.GetTotal())
 		}},
-	{name: "resources", head: "Resources", number: true, spare: true, text: func(r *runv1.Run) string { return count(r.GetProgress().GetResources()) },
+	{name: "resources", head: "Resources", number: true, spare: 1, text: func(r *runv1.Run) string { return count(r.GetProgress().GetResources()) },
 		csv: func(r *runv1.Run) string { return strconv.FormatInt(r.GetProgress().GetResources(), 10) }},
 	{name: "violations", head: "Findings", number: true, text: func(r *runv1.Run) string { return count(r.GetProgress().GetViolations()) },
 		csv: func(r *runv1.Run) string { return strconv.FormatInt(r.GetProgress().GetViolations(), 10) }},
 	{name: "monthly_cost", head: "Known cost", number: true, text: func(r *runv1.Run) string { return knownCost(r.GetProgress()) },
 		csv: func(r *runv1.Run) string { return strconv.FormatFloat(r.GetProgress().GetMonthlyCost(), 'f', 2, 64) }},
-	{name: "opened", head: "New", number: true, spare: true, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetOpened(), 10) }},
+	{name: "opened", head: "New", number: true, spare: 1, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetOpened(), 10) }},
 	{name: "changed", number: true, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetChanged(), 10) }},
-	{name: "resolved", head: "Gone", number: true, spare: true, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetResolved(), 10) }},
+	{name: "resolved", head: "Gone", number: true, spare: 1, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetResolved(), 10) }},
 	{name: "reopened", number: true, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetReopened(), 10) }},
-	{name: "error", head: "Error", flex: 10, spare: true, text: (*runv1.Run).GetError},
+	{name: "error", head: "Error", flex: 10, spare: 1, text: (*runv1.Run).GetError},
 }
 
 func runPaint(r *runv1.Run) paint {
@@ -261,14 +261,14 @@ var scopeColumns = []column[*runv1.RunScope]{
 	{head: "Known cost", number: true, text: func(s *runv1.RunScope) string { return knownCost(s.GetProgress()) }},
 	{head: "New", number: true, text: func(s *runv1.RunScope) string { return count(s.GetFindings().GetOpened()) }},
 	{head: "Gone", number: true, text: func(s *runv1.RunScope) string { return count(s.GetFindings().GetResolved()) }},
-	{head: "Calls", number: true, spare: true, text: func(s *runv1.RunScope) string { return count(s.GetProgress().GetMeter().GetCalls()) }},
-	{head: "Took", number: true, spare: true, text: func(s *runv1.RunScope) string {
+	{head: "Calls", number: true, spare: 1, text: func(s *runv1.RunScope) string { return count(s.GetProgress().GetMeter().GetCalls()) }},
+	{head: "Took", number: true, spare: 1, text: func(s *runv1.RunScope) string {
 		if s.GetStartTime() == nil || s.GetEndTime() == nil {
 			return ""
 		}
 		return lasted(s.GetEndTime().AsTime().Sub(s.GetStartTime().AsTime()))
 	}},
-	{head: "Tries", number: true, spare: true, text: func(s *runv1.RunScope) string { return strconv.Itoa(int(s.GetAttempts())) }},
+	{head: "Tries", number: true, spare: 1, text: func(s *runv1.RunScope) string { return strconv.Itoa(int(s.GetAttempts())) }},
 }
 
 // gap is something that could not be seen.

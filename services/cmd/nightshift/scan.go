@@ -28,24 +28,33 @@ import (
 // oneShot is a scan without services: the engine, AWS and nothing else.
 type oneShot struct {
 	c *cli
-	// What to look at.
-	accounts, regions, roles         []string
-	roleName, externalID             string
-	organization                     bool
-	rules, params                    []string
-	allOutcomes                      bool
-	failOn                           string
-	sets                             []*scan.Set
-	failAt                           rulev1.Severity
-	cloud                            *aws.Cloud
-	options                          scan.Options
-	printer                          *printer[*scanv1.Observation]
-	progress                         *progress
-	kept                             []*scanv1.Observation
-	totals                           totals
-	mu                               sync.Mutex
-	gaps                             []gap
-	complete, partial, failed, worst int
+
+	// The flags.
+	accounts, regions, roles []string
+	roleName, externalID     string
+	organization             bool
+	rules, params            []string
+	allOutcomes              bool
+	failOn                   string
+
+	// What they mean.
+	sets    []*scan.Set
+	failAt  rulev1.Severity
+	cloud   *aws.Cloud
+	options scan.Options
+	where   string // it looks at, for people
+
+	// What comes out. The engine calls one at a time.
+	printer  *printer[*scanv1.Observation]
+	progress *progress
+	kept     []*scanv1.Observation // for the table
+	totals   totals
+	worst    rulev1.Severity
+	// Scopes by how they ended; unfinished ones did not.
+	complete, partial, failed, unfinished int64
+
+	mu   sync.Mutex
+	gaps []gap
 }
 
 func (c *cli) scanCommand() *cobra.Command {
@@ -179,8 +188,13 @@ func (s *oneShot) run(ctx context.Context) error {
 	}
 	s.printer = newPrinter(s.c, verdictTree, verdictColumns(s.allOutcomes))
 	s.progress = s.c.newProgress(len(targets) * len(s.sets))
+	accounts, regions := map[string]bool{}, map[string]bool{}
+	for _, t := range targets {
+		accounts[t.Account], regions[t.Region] = true, true
+	}
+	s.where = many(int64(len(accounts)), "account", "accounts") + " and " + many(int64(len(regions)), "region", "regions")
 	if s.progress.bars == nil {
-		s.c.say("scanning %s", many(int64(len(targets)*len(s.sets)), "account and region", "accounts and regions"))
+		s.c.say("scanning %s", s.where)
 	}
 	for _, set := range s.sets {
 		if err = s.scan(ctx, set, targets); err != nil {
@@ -230,7 +244,7 @@ func (s *oneShot) scan(ctx context.Context, set *scan.Set, targets []scan.Target
 	if err != nil && ctx.Err() != nil {
 		for _, t := range targets {
 			if !done[t.Account+t.Region] {
-				s.lose(set.Service(), t.Account, t.Region, scanv1.CoverageStatus_COVERAGE_STATUS_PARTIAL, "not scanned to the end")
+				s.unfinished++
 			}
 		}
 	}
@@ -245,7 +259,7 @@ func (s *oneShot) judged(j *scan.Judgement) error {
 	o := j.Observation()
 	if violation {
 		s.totals.add(o.GetVerdict().GetSeverity(), o.GetVerdict().GetMonthlyCost(), o.GetResource().GetArn())
-		s.worst = max(s.worst, int(o.GetVerdict().GetSeverity()))
+		s.worst = max(s.worst, o.GetVerdict().GetSeverity())
 	}
 	if s.c.output == formatTable {
 		s.kept = append(s.kept, o)
@@ -301,11 +315,11 @@ func (s *oneShot) end(ctx context.Context) error {
 	c.say("")
 	c.say("%s", s.totals.sentence(c))
 	c.say("looked at %s in %s (%s) in %s: %s", many(p.sum.GetResources(), "resource", "resources"),
-		many(int64(s.complete+s.partial+s.failed), "account and region", "accounts and regions"), many(p.sum.GetVerdicts(), "verdict", "verdicts"),
+		s.where, many(p.sum.GetVerdicts(), "verdict", "verdicts"),
 		lasted(c.now().Sub(p.start)), meterText(&p.meter))
 	s.sayGaps()
 	switch {
-	case s.failAt > 0 && s.worst >= int(s.failAt):
+	case s.failAt > 0 && s.worst >= s.failAt:
 		return failedOn(s.failAt)
 	case errors.Is(context.Cause(ctx), errTimeout):
 		return &exit{exitPartial, errTimeout.Error() + ": what was found so far is above"}
@@ -323,10 +337,13 @@ func (s *oneShot) end(ctx context.Context) error {
 const mostGaps = 20
 
 func (s *oneShot) sayGaps() {
+	c := s.c
+	if s.unfinished > 0 {
+		c.say("%s %s", many(s.unfinished, "account and region was", "accounts and regions were"), c.errPaint(yellow, "not scanned to the end"))
+	}
 	if len(s.gaps) == 0 {
 		return
 	}
-	c := s.c
 	slices.SortFunc(s.gaps, func(a, b gap) int {
 		return cmp.Or(cmp.Compare(a.scope.GetAccount(), b.scope.GetAccount()), cmp.Compare(a.scope.GetRegion(), b.scope.GetRegion()),
 			cmp.Compare(a.coverage.GetResourceType(), b.coverage.GetResourceType()))
@@ -513,14 +530,14 @@ func verdictColumns(outcomes bool) []column[*scanv1.Observation] {
 		paint: func(o *scanv1.Observation) paint { return outcomePaint(o.GetVerdict().GetOutcome()) }}
 	why := column[*scanv1.Observation]{name: "reason", text: func(o *scanv1.Observation) string { return o.GetVerdict().GetReason() }}
 	if outcomes {
-		outcome.head, why.head, why.flex, why.spare = "Outcome", "Reason", 24, true
+		outcome.head, why.head, why.flex, why.spare = "Outcome", "Reason", 24, 5
 	}
 	return []column[*scanv1.Observation]{
 		outcome,
 		{name: "severity", head: "Severity", text: func(o *scanv1.Observation) string { return name(o.GetVerdict().GetSeverity()) },
 			paint: func(o *scanv1.Observation) paint { return severityPaint(o.GetVerdict().GetSeverity()) }},
 		{name: "monthly_cost_low", number: true, csv: func(o *scanv1.Observation) string { return low(o.GetVerdict().GetMonthlyCost()) }},
-		{name: "monthly_cost_high", head: "Monthly cost", number: true, csv: func(o *scanv1.Observation) string { return high(o.GetVerdict().GetMonthlyCost()) },
+		{name: "monthly_cost_high", head: "Monthly", number: true, csv: func(o *scanv1.Observation) string { return high(o.GetVerdict().GetMonthlyCost()) },
 			text: func(o *scanv1.Observation) string {
 				if o.GetVerdict().GetOutcome() != rulev1.Outcome_OUTCOME_VIOLATION {
 					return ""
@@ -528,13 +545,13 @@ func verdictColumns(outcomes bool) []column[*scanv1.Observation] {
 				return cost(o.GetVerdict().GetMonthlyCost())
 			}},
 		{name: "rule_id", head: "Rule", text: (*scanv1.Observation).GetRuleId},
-		{name: "resource_id", head: "Resource", flex: 12, text: resource((*scanv1.Resource).GetId)},
-		{name: "resource_name", head: "Name", flex: 8, spare: true, text: resource((*scanv1.Resource).GetName)},
-		{name: "account", head: "Account", text: resource((*scanv1.Resource).GetAccount)},
-		{name: "region", head: "Region", text: resource((*scanv1.Resource).GetRegion)},
-		{name: "since", head: "Since", spare: true, text: func(o *scanv1.Observation) string { return day(o.GetVerdict().GetSince()) },
+		{name: "resource_id", head: "Resource", flex: 21, text: resource((*scanv1.Resource).GetId)},
+		{name: "resource_name", head: "Name", flex: 8, spare: 3, text: resource((*scanv1.Resource).GetName)},
+		{name: "account", head: "Account", spare: 2, text: resource((*scanv1.Resource).GetAccount)},
+		{name: "region", head: "Region", spare: 1, text: resource((*scanv1.Resource).GetRegion)},
+		{name: "since", head: "Since", spare: 4, text: func(o *scanv1.Observation) string { return day(o.GetVerdict().GetSince()) },
 			csv: func(o *scanv1.Observation) string { return stamp(o.GetVerdict().GetSince()) }},
-		{name: "owner", head: "Owner", flex: 8, spare: true, text: ownerOf},
+		{name: "owner", head: "Owner", flex: 8, spare: 4, text: ownerOf},
 		{name: "resource_type", text: resource((*scanv1.Resource).GetType)},
 		{name: "arn", text: resource((*scanv1.Resource).GetArn)},
 		why,
