@@ -47,11 +47,13 @@ func startServer(t testing.TB, dir string, opts ...func(*server.Options)) *serve
 	return s
 }
 
+func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+
 func connect(t testing.TB, s *server.Server, service string, opts ...nats.Option) *Bus {
 	t.Helper()
 	b, err := Connect(t.Context(), Config{
 		Service: service, Options: append([]nats.Option{nats.InProcessServer(s)}, opts...), Grace: 50 * time.Millisecond,
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log: quiet(),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -285,7 +285,7 @@ func (c *consumer) reconcile(ctx context.Context) error {
 // while another replica is idle.
 func (c *consumer) work(ctx, hctx, drained context.Context) error {
 	for failures := 0; ctx.Err() == nil; failures++ {
-		it, err := c.durable.Messages(jetstream.PullMaxMessages(1), jetstream.WithMessagesErrOnMissingHeartbeat(false))
+		it, err := c.durable.Messages(jetstream.PullMaxMessages(1), jetstream.PullHeartbeat(pullHeartbeat))
 		if err == nil {
 			undo := context.AfterFunc(ctx, func() {
 				if c.b.nc.IsConnected() {
@@ -296,7 +296,11 @@ func (c *consumer) work(ctx, hctx, drained context.Context) error {
 			})
 			for {
 				var msg jetstream.Msg
-				if msg, err = it.Next(jetstream.NextContext(drained)); err != nil {
+				msg, err = it.Next(jetstream.NextContext(drained))
+				if errors.Is(err, jetstream.ErrNoHeartbeat) && !c.gone(ctx) {
+					continue // asks again; what is on its way still arrives here
+				}
+				if err != nil {
 					break
 				}
 				failures = 0
@@ -308,13 +312,25 @@ func (c *consumer) work(ctx, hctx, drained context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
-		if errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
-			return errs.New(errs.FailedPrecondition, "CONSUMER_GONE", "consumer %s was deleted; a restart makes a new one", c.name).Wrap(err)
+		// A request to a consumer that is gone is not answered at all: ask.
+		if c.gone(ctx) {
+			return errs.New(errs.FailedPrecondition, "CONSUMER_GONE", "consumer %s was deleted; a restart makes a new one", c.name)
 		}
 		c.b.log.Warn("consuming was interrupted", "consumer", c.name, "error", err)
 		sleep(ctx, jitter(min(100*time.Millisecond<<min(failures, 6), 5*time.Second)))
 	}
 	return nil
+}
+
+// pullHeartbeat is how often the server says that it still knows of a request
+// for messages; after two that are missing the request is made anew.
+const pullHeartbeat = 3 * time.Second
+
+func (c *consumer) gone(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err := c.durable.Info(ctx)
+	return errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound)
 }
 
 func (c *consumer) take(ctx, hctx context.Context, msg jetstream.Msg) {
