@@ -146,7 +146,14 @@ opened to resolved, and says what it costs.
 		}
 	}
 	tidy(root)
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages |", ".FlagUsages | plainSwitches |"))
 	return root
+}
+
+// A switch is shown as --once, not as --once[=true|false].
+func init() {
+	const values = "[=true|false]"
+	cobra.AddTemplateFunc("plainSwitches", func(s string) string { return strings.ReplaceAll(s, values, strings.Repeat(" ", len(values))) })
 }
 
 // tidy leaves out of help texts that the default of a map is an empty one.

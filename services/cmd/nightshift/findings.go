@@ -240,7 +240,7 @@ const tableLimit = 100
 
 func (l *limit) add(cmd *cobra.Command) {
 	cmd.Flags().IntVar((*int)(l), "limit", -1, fmt.Sprintf("most to show, 0 for all (default: %d in a table, else all)", tableLimit))
-	cmd.Flags().Lookup("limit").DefValue = ""
+	cmd.Flags().Lookup("limit").DefValue = "0" // the usage says it
 }
 
 // listAll prints all pages of a list, up to the limit, and tells on stderr

@@ -81,7 +81,7 @@ func patiently[T any](ctx context.Context, call func(ctx context.Context) (T, er
 
 // register registers the accounts when there is none.
 func (u *everything) register(ctx context.Context) error {
-	since := u.c.now()
+	c, since := u.c, u.c.now()
 	api := accountv1.NewAccountServiceClient(u.host.Dial("persistence"))
 	r, err := patiently(ctx, func(ctx context.Context) (*accountv1.ListAccountsResponse, error) {
 		return api.ListAccounts(ctx, &accountv1.ListAccountsRequest{PageSize: 1000})
@@ -117,7 +117,11 @@ func (u *everything) register(ctx context.Context) error {
 		}
 		names = append(names, clean(a.GetName()))
 	}
-	u.step(since, "accounts", "registered "+strings.Join(names, ", "))
+	list := strings.Join(names, ", ")
+	if width, _ := c.size(); c.errTTY && len(list)+32 > width {
+		list = count(int64(len(names)))
+	}
+	u.step(since, "accounts", "registered "+list)
 	return nil
 }
 
@@ -309,7 +313,12 @@ func (u *everything) howTo() {
 		{"findings watch", "what happens, while it happens"},
 		{"--help", "everything else"},
 	} {
-		c.say("  %s %s", c.errPaint(cyan, fmt.Sprintf("%-*s", len(me)+34, me+" "+x[0])), c.errPaint(faint, x[1]))
+		column := len(me) + 34
+		if width, _ := c.size(); c.errTTY && column+45 > width {
+			c.say("  %s", c.errPaint(cyan, me+" "+x[0]))
+			continue
+		}
+		c.say("  %s %s", c.errPaint(cyan, fmt.Sprintf("%-*s", column, me+" "+x[0])), c.errPaint(faint, x[1]))
 	}
 	if u.cloud != nil {
 		c.say("\nThe simulated AWS answers any AWS tool:")

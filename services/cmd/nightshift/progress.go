@@ -44,9 +44,6 @@ type scopeLine struct {
 // plainEvery is how often a line is written where there is no terminal.
 const plainEvery = 5 * time.Second
 
-// barWidth is the width of the bar over all scopes, in characters.
-const barWidth = 24
-
 var frames = []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"}
 
 // newProgress begins to show progress of so many scopes; 0 when that is not
@@ -184,6 +181,10 @@ func (p *progress) summary() string {
 }
 
 func (p *progress) totalLine() string {
+	barWidth := 24
+	if width, _ := p.c.size(); width < 100 {
+		barWidth = 8
+	}
 	full := 0
 	if p.want > 0 {
 		full = min(barWidth*p.ended/p.want, barWidth)
@@ -200,7 +201,7 @@ func (p *progress) scopeText(l *scopeLine, frame int) string {
 	if l.progress.GetViolations() == 1 {
 		findings = "finding " // as wide as the others
 	}
-	s := fmt.Sprintf("  %s %s  %s %9s resources %7s %s %15s", mark, l.account, text.Pad(clean(l.region), 14, ' '),
+	s := fmt.Sprintf("  %s %s  %s %7s resources %5s %s %12s", mark, l.account, text.Pad(clean(l.region), 14, ' '),
 		count(l.progress.GetResources()), count(l.progress.GetViolations()), findings, knownCost(l.progress))
 	if l.note != "" {
 		s += "  " + p.c.errPaint(l.paint, clean(l.note))

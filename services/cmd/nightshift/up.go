@@ -501,8 +501,7 @@ func (u *everything) startCloud(ctx context.Context) error {
 		return err
 	}
 	u.stops = append(u.stops, func() { stop(); <-done })
-	u.step(since, "AWS", fmt.Sprintf("simulated at %s: %s in %s, seed %d", u.cloud.URL(), many(int64(estate.Resources()), "resource", "resources"),
-		many(int64(len(estate.Accounts)), "account", "accounts"), estate.Seed))
+	u.step(since, "AWS", fmt.Sprintf("simulated at %s: seed %d, %s", u.cloud.URL(), estate.Seed, many(int64(estate.Resources()), "resource", "resources")))
 	return nil
 }
 
