@@ -104,26 +104,7 @@ func (w *Worker) plan(ctx context.Context, sel selection, session string) ([]*ru
 	g.SetLimit(planners)
 	for i, a := range accounts {
 		g.Go(func() error {
-			regions := sel.regions
-			if len(regions) == 0 {
-				regions = a.GetRegions()
-			}
-			if len(regions) == 0 {
-				if regions, failed[i] = w.cloud.Regions(ctx, target(a, session)); failed[i] == nil && len(regions) == 0 {
-					found[i] = []*runv1.PlannedScope{w.lost(a.GetId(), scanv1.CoverageStatus_COVERAGE_STATUS_FAILED, "the account has no region enabled")}
-					return nil
-				}
-			}
-			if failed[i] != nil {
-				found[i] = []*runv1.PlannedScope{w.lost(a.GetId(), statusOf(failed[i], 0), errorText(failed[i]))}
-				return nil
-			}
-			for _, r := range regions {
-				found[i] = append(found[i], &runv1.PlannedScope{
-					Scope:   &scanv1.Scope{Service: w.set.Service(), Account: a.GetId(), Region: r},
-					RoleArn: a.GetRoleArn(), ExternalId: a.GetExternalId(), Partition: a.GetPartition(),
-				})
-			}
+			found[i], failed[i] = w.planAccount(ctx, a, sel.regions, session)
 			return nil
 		})
 	}
@@ -135,6 +116,31 @@ func (w *Worker) plan(ctx context.Context, sel selection, session string) ([]*ru
 		return nil, &unreachable{failed[0]}
 	}
 	return slices.Concat(scopes, slices.Concat(found...)), nil
+}
+
+// planAccount finds the scopes of one account. With an error there is one scope,
+// which has failed.
+func (w *Worker) planAccount(ctx context.Context, a *accountv1.Account, regions []string, session string) ([]*runv1.PlannedScope, error) {
+	if len(regions) == 0 {
+		regions = a.GetRegions()
+	}
+	if len(regions) == 0 {
+		var err error
+		if regions, err = w.cloud.Regions(ctx, target(a, session)); err != nil {
+			return []*runv1.PlannedScope{w.lost(a.GetId(), statusOf(err, 0), errorText(err))}, err
+		}
+	}
+	if len(regions) == 0 {
+		return []*runv1.PlannedScope{w.lost(a.GetId(), scanv1.CoverageStatus_COVERAGE_STATUS_FAILED, "the account has no region enabled")}, nil
+	}
+	scopes := make([]*runv1.PlannedScope, len(regions))
+	for n, r := range regions {
+		scopes[n] = &runv1.PlannedScope{
+			Scope:   &scanv1.Scope{Service: w.set.Service(), Account: a.GetId(), Region: r},
+			RoleArn: a.GetRoleArn(), ExternalId: a.GetExternalId(), Partition: a.GetPartition(),
+		}
+	}
+	return scopes, nil
 }
 
 // unreachable says that no account could be entered, for a reason that may

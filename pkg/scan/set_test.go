@@ -22,7 +22,7 @@ func TestAddRefusesWhatIsNotComplete(t *testing.T) {
 		"title":            func(r *Rule[thing]) { r.Title = "With a full stop." },
 		"why":              func(r *Rule[thing]) { r.Why = "" },
 		"fix":              func(r *Rule[thing]) { r.Fix = "" },
-		"severity":         func(r *Rule[thing]) { r.Meta.Severity = "" },
+		"severity":         func(r *Rule[thing]) { r.Severity = "" },
 		"citation":         func(r *Rule[thing]) { r.Citations = nil },
 		"http citation":    func(r *Rule[thing]) { r.Citations = []string{"http://example.com"} },
 		"parameter name":   func(r *Rule[thing]) { r.Params[0].Name = "minDays" },

@@ -33,6 +33,7 @@ import (
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/inventory"
 	"nightshift.dev/pkg/rule"
+	"nightshift.dev/pkg/simaws"
 )
 
 // patience bounds every wait for another goroutine: reaching it is a failure.
@@ -157,7 +158,7 @@ type stage struct {
 func theatre(t *testing.T, set *Set, accounts ...*accountv1.Account) *stage {
 	t.Helper()
 	nats := devtest.NATS(t)
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	connect := func(service string) *bus.Bus {
 		b, err := bus.Connect(t.Context(), bus.Config{URL: nats.URL(), Options: nats.Options(), Service: service, Log: log, Grace: time.Millisecond})
 		if err != nil {
@@ -416,6 +417,71 @@ func TestPlanning(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Accounts without regions of their own are asked for them. One that cannot be
+// entered is a failed scope; when none can, planning is tried again, and in
+// the end the run has failed.
+func TestPlanningAsksForRegions(t *testing.T) {
+	t.Parallel()
+	estate := simaws.Generate(simaws.Options{Seed: 1, Accounts: 2, Regions: 3, Resources: 20})
+	server := simaws.New(estate, simaws.Config{NoQuotas: true})
+	done, err := server.Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { <-done })
+	open := func(t *testing.T, accounts ...*accountv1.Account) *stage {
+		st := theatre(t, setOf(mixed(1, 2)), accounts...)
+		st.worker.cloud, err = aws.New(t.Context(), aws.Config{
+			Region: "us-east-1", Endpoint: server.URL(), AccessKeyID: simaws.DemoAccessKey, SecretAccessKey: simaws.FakeSecret,
+			Backoff: func(int) time.Duration { return time.Millisecond },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	entered := func(a *simaws.Account, externalID string) *accountv1.Account {
+		return &accountv1.Account{Id: a.ID, Partition: "aws", RoleArn: a.RoleARN(simaws.ReadOnlyRole), ExternalId: externalID}
+	}
+	good, bad := entered(estate.Accounts[0], estate.Accounts[0].Roles[0].ExternalID), entered(estate.Accounts[1], "wrong")
+
+	st := open(t, good, bad)
+	if err := st.worker.trigger(t.Context(), trigger("1", nil), 1); err != nil {
+		t.Fatal(err)
+	}
+	planned := st.planned["waste-scan/1"]
+	if len(planned) != 4 {
+		t.Fatalf("planned %v", planned)
+	}
+	for _, p := range planned[:3] {
+		if p.GetFailure() != nil || p.GetScope().GetAccount() != good.GetId() || p.GetRoleArn() != good.GetRoleArn() || p.GetExternalId() != good.GetExternalId() {
+			t.Errorf("planned %v", p)
+		}
+	}
+	if p := planned[3]; p.GetScope().GetRegion() != "-" || p.GetFailure().GetStatus() != scanv1.CoverageStatus_COVERAGE_STATUS_DENIED ||
+		!strings.Contains(p.GetFailure().GetError(), "sts:AssumeRole") {
+		t.Errorf("planned %v", p)
+	}
+
+	st = open(t, bad)
+	if err := st.worker.trigger(t.Context(), trigger("1", nil), 1); err != nil || len(st.planned["waste-scan/1"]) != 1 {
+		t.Errorf("a denied account alone: %v, planned %v", err, st.planned)
+	}
+
+	st = open(t, good)
+	if err := server.SetFaults(simaws.Fault{Kind: "error", Action: "DescribeRegions", Status: 503}); err != nil {
+		t.Fatal(err)
+	}
+	once := trigger("1", nil)
+	once.MaxRetries = 1
+	if err := st.worker.trigger(t.Context(), once, 1); err == nil || st.failed["waste-scan/1"] != "" {
+		t.Errorf("the first attempt: %v, failed with %q", err, st.failed["waste-scan/1"])
+	}
+	if err := st.worker.trigger(t.Context(), once, 2); err == nil || !strings.Contains(st.failed["waste-scan/1"], "ec2:DescribeRegions") {
+		t.Errorf("the last attempt: %v, failed with %q", err, st.failed["waste-scan/1"])
 	}
 }
 
