@@ -88,7 +88,7 @@ lint: $(BIN)/golangci-lint ## run the linters of .golangci.yml; compiling them t
 generate: $(BIN)/buf $(BIN)/protoc-gen-go ## format proto/, regenerate gen/ from it, and the pages that are made from code
 	$(BIN)/buf format --write --path proto/nightshift
 	$(BIN)/buf generate
-	go test ./services -run 'Current$$' -update
+	go test ./services ./pkg/bus -run 'Current$$' -update
 
 # Compares with a copy made elsewhere, so that it tells the truth in a working tree with changes, too. That the pages
 # are current, the tests check.
