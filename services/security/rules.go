@@ -21,6 +21,8 @@ const (
 	describeInterfaces    = "ec2:DescribeNetworkInterfaces"
 	describePrefixLists   = "ec2:DescribeManagedPrefixLists"
 	describeVolumes       = "ec2:DescribeVolumes"
+	describeSnapshots     = "ec2:DescribeSnapshots"
+	describeAddresses     = "ec2:DescribeAddresses"
 	describeImages        = "ec2:DescribeImages"
 	describeImageMetadata = "ec2:DescribeInstanceImageMetadata"
 	describeRouteTables   = "ec2:DescribeRouteTables"
