@@ -43,6 +43,9 @@ type cli struct {
 	// giveUp ends the process when a stop takes too long; nil: wait for it.
 	giveUp func()
 
+	// limited is the context that --timeout ends; nil without.
+	limited context.Context
+
 	// started is set once cobra has understood the command line.
 	started bool
 
@@ -105,9 +108,8 @@ opened to resolved, and says what it costs.
 				}
 			}
 			if c.timeout > 0 {
-				var ctx context.Context
-				ctx, cancel = context.WithTimeoutCause(cmd.Context(), c.timeout, errTimeout)
-				cmd.SetContext(ctx)
+				c.limited, cancel = context.WithTimeoutCause(cmd.Context(), c.timeout, errTimeout)
+				cmd.SetContext(c.limited)
 			}
 			return nil
 		},

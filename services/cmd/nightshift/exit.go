@@ -82,7 +82,7 @@ func (c *cli) finish(ctx context.Context, err error) int {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		text = "interrupted"
 	}
-	if errors.Is(err, errTimeout) {
+	if e == nil && c.limited != nil && errors.Is(context.Cause(c.limited), errTimeout) {
 		text = errTimeout.Error()
 	}
 	if h := (hint{}); errors.As(err, &h) && h.advice != "" {
@@ -134,7 +134,7 @@ func (u *unanswered) Unwrap() error { return u.err }
 
 // unreachable explains a call that found nobody.
 func (c *cli) unreachable(service, addr, source string, err error) error {
-	if !errors.Is(err, errs.Unavailable) {
+	if !errors.Is(err, errs.Unavailable) && !errors.Is(err, errs.DeadlineExceeded) {
 		return err
 	}
 	why := err.Error()

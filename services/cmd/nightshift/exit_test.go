@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +23,11 @@ func TestExitCodes(t *testing.T) {
 	_, partial := serve(t, runv1.RunState_RUN_STATE_PARTIAL)
 	_, failed := serve(t, runv1.RunState_RUN_STATE_FAILED)
 	nobody := map[string]string{"NIGHTSHIFT_PERSISTENCE_ADDR": "127.0.0.1:1"}
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = silent.Close() })
 	missing := filepath.Join(t.TempDir(), "missing")
 	for _, x := range []struct {
 		args string
@@ -65,6 +71,7 @@ func TestExitCodes(t *testing.T) {
 		{"findings list", nobody, exitError, "nightshift up"},
 		{"findings list", nobody, exitError, "NIGHTSHIFT_PERSISTENCE_ADDR"},
 		{"findings watch", nobody, exitError, "127.0.0.1:1"},
+		{"findings list --timeout 50ms --addr persistence=" + silent.Addr().String(), good, exitError, "not done within --timeout"},
 		{"findings list --data-dir " + missing, good, exitError, "nothing runs on the data directory"},
 		{"scan security", good, exitUsage, "there is waste"},
 		{"scan waste waste", good, exitUsage, "at most one"},

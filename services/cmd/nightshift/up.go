@@ -337,6 +337,13 @@ func (u *everything) stand(ctx context.Context) error {
 	}
 	u.collect()
 	if u.state.Mode == modeDemo {
+		// Nothing of the machine's own configuration may lead the SDK anywhere
+		// else: not its profile, nor an endpoint of a single service.
+		for _, v := range os.Environ() {
+			if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "AWS_") {
+				_ = os.Unsetenv(name)
+			}
+		}
 		if err := u.startCloud(ctx); err != nil {
 			return err
 		}
@@ -431,7 +438,7 @@ func (u *everything) choose(ctx context.Context) error {
 	}
 	cloud, err := cfg.Cloud(ctx)
 	if err != nil {
-		return err
+		return hint{err, "--demo leaves the AWS configuration aside and simulates an organization."}
 	}
 	asking, cancel := context.WithTimeout(ctx, identifyWithin)
 	defer cancel()
@@ -445,7 +452,7 @@ func (u *everything) choose(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case u.state.Mode == modeAWS:
-		return hint{fmt.Errorf("%s looks after real accounts, and there are no usable AWS credentials: %w", u.dir, err), credentialsAdvice}
+		return hint{fmt.Errorf("%s looks after real accounts: %w", u.dir, err), credentialsAdvice}
 	case errors.As(err, &e) && (e.Class == aws.Credentials && e.Code == "" || e.Class == aws.Canceled && !c.configured()):
 		c.say("  %s no AWS credentials were found, so this is a demo: a simulated organization; nothing leaves this machine", c.errPaint(cyan, "i"))
 		u.state.Mode = modeDemo
@@ -541,7 +548,11 @@ func (u *everything) startServices(ctx context.Context, url, dsn string) (err er
 		Log: u.log, StopTimeout: finishWithin, Now: u.c.now,
 	})
 	if err != nil {
-		return hint{err, "--port-base 0 takes free ports; " + filepath.Join(u.dir, "nightshift.log") + " says more."}
+		advice := filepath.Join(u.dir, "nightshift.log") + " says more."
+		if errors.Is(err, syscall.EADDRINUSE) {
+			advice = "--port-base 0 takes free ports."
+		}
+		return hint{err, advice}
 	}
 	where := endpoints{PID: os.Getpid(), Services: map[string]string{}}
 	var list []string
