@@ -28,6 +28,7 @@ type wire struct {
 	ec2     func(form url.Values) string
 	metrics func(metricRequest) metricAnswer
 	asked   []metricRequest
+	listed  func(listRequest) listAnswer
 	*aws.Session
 }
 
@@ -46,6 +47,21 @@ type metricRequest struct {
 	StartTime, EndTime time.Time
 	NextToken          string
 	ScanBy             string
+}
+
+type listRequest struct {
+	Namespace, MetricName, NextToken string
+	Dimensions                       []map[string]string
+}
+
+type listAnswer struct {
+	Metrics   []listedMetric
+	NextToken string `cbor:",omitempty"`
+}
+
+type listedMetric struct {
+	Namespace, MetricName string
+	Dimensions            []map[string]string
 }
 
 type metricAnswer struct {
@@ -82,6 +98,25 @@ func newWire(t testing.TB) *wire {
 		if err != nil {
 			return
 		}
+		reply := func(v any) {
+			b, err := cbor.Marshal(v)
+			if err != nil {
+				t.Error(err)
+			}
+			out.Header().Set("Smithy-Protocol", "rpc-v2-cbor")
+			_, _ = out.Write(b)
+		}
+		if strings.Contains(r.URL.Path, "ListMetrics") {
+			var in listRequest
+			if err := decode.Unmarshal(body, &in); err != nil {
+				t.Error(err)
+			}
+			w.mu.Lock()
+			a := w.listed(in)
+			w.mu.Unlock()
+			reply(a)
+			return
+		}
 		if strings.Contains(r.URL.Path, "GetMetricData") {
 			var in metricRequest
 			if err := decode.Unmarshal(body, &in); err != nil {
@@ -91,12 +126,7 @@ func newWire(t testing.TB) *wire {
 			w.asked = append(w.asked, in)
 			a := w.metrics(in)
 			w.mu.Unlock()
-			b, err := cbor.Marshal(a)
-			if err != nil {
-				t.Error(err)
-			}
-			out.Header().Set("Smithy-Protocol", "rpc-v2-cbor")
-			_, _ = out.Write(b)
+			reply(a)
 			return
 		}
 		form, _ := url.ParseQuery(string(body))
