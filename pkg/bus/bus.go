@@ -174,8 +174,7 @@ func (b *Bus) patiently(ctx context.Context, what string, do func(context.Contex
 
 // passing reports whether an error of NATS may go away by itself.
 func passing(err error) bool {
-	var api *jetstream.APIError
-	if errors.As(err, &api) {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		// 10039 and 10076: JetStream is not enabled, and will not be.
 		return api.Code == 503 && api.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabled && api.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabledForAccount ||
 			api.Code == 500

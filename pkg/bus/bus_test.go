@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -47,7 +46,7 @@ func startServer(t testing.TB, dir string, opts ...func(*server.Options)) *serve
 	return s
 }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func connect(t testing.TB, s *server.Server, service string, opts ...nats.Option) *Bus {
 	t.Helper()

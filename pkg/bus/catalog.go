@@ -44,11 +44,7 @@ func (e *Event) Short() string { return string(e.Name.Name()) }
 // Pattern is the subject with its tokens named, such as
 // nightshift.job.v1.JobTriggered.<kind>.<job>.
 func (e *Event) Pattern() string {
-	s := string(e.Name)
-	for _, t := range e.Tokens {
-		s += ".<" + t + ">"
-	}
-	return s
+	return string(e.Name) + ".<" + strings.Join(e.Tokens, ">.<") + ">"
 }
 
 // Filter is the subject that selects the messages whose first tokens have

@@ -162,7 +162,7 @@ type delivery struct {
 	body    proto.Message
 }
 
-func (d *delivery) deliveries() int { return int(min(d.meta.NumDelivered, 1<<31-1)) } //nolint:gosec // bounded by min
+func (d *delivery) deliveries() int { return int(min(d.meta.NumDelivered, 1<<31-1)) }
 
 // Run creates or updates the consumers of the registered handlers and calls
 // the handlers until ctx ends. Then it takes no more messages, waits for the
@@ -319,7 +319,7 @@ func (c *consumer) work(ctx, hctx, drained context.Context) error {
 		c.b.log.Warn("consuming was interrupted", "consumer", c.name, "error", err)
 		sleep(ctx, jitter(min(100*time.Millisecond<<min(failures, 6), 5*time.Second)))
 	}
-	return nil
+	return nil //nolint:nilerr // what breaks off at a stop is no error
 }
 
 // pullHeartbeat is how often the server says that it still knows of a request
@@ -546,7 +546,7 @@ func (c *consumer) uncounted(ctx context.Context, meta *jetstream.MsgMetadata) i
 	}
 	if err = errors.Join(err, parse); err != nil {
 		c.b.log.Warn("an attempt is not counted, because the count cannot be read", "consumer", c.name, "error", err)
-		return int(min(meta.NumDelivered, 1<<31-1)) - 1 //nolint:gosec // bounded by min
+		return int(min(meta.NumDelivered, 1<<31-1)) - 1
 	}
 	return n
 }

@@ -53,7 +53,7 @@ func (s *Service) registerDefaults(ctx context.Context) error {
 			return true
 		})
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // what breaks off at a stop is no error
 		}
 		if err != nil && last == nil {
 			s.log.Warn("default jobs cannot be registered yet", "error", err)

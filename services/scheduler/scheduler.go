@@ -106,7 +106,7 @@ func (s *Service) follow(ctx context.Context, what string, watch func() error) e
 	for {
 		err := watch()
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // what breaks off at a stop is no error
 		}
 		s.log.Warn("watching was interrupted and begins again", "of", what, "error", err)
 		select {
