@@ -80,7 +80,7 @@ modules-check:
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## run the linters of .golangci.yml; compiling them takes minutes, once
-	$(BIN)/golangci-lint run ./pkg/... ./services/...
+	$(BIN)/golangci-lint run $(MODULES:%=./%/...)
 
 # ---- contracts -------------------------------------------------------------------------------------------------------
 
