@@ -246,13 +246,11 @@ func (l *limit) add(cmd *cobra.Command) {
 // listAll prints all pages of a list, up to the limit, and tells on stderr
 // when there is more.
 func listAll[T any](ctx context.Context, c *cli, l limit, p *printer[T], page func(size int32, token string) ([]T, string, error)) (n int, err error) {
-	most, more := int(l), false
-	if most < 0 {
-		most = 0
-		if c.output == formatTable {
-			most = tableLimit
-		}
+	most := max(int(l), 0)
+	if l < 0 && c.output == formatTable {
+		most = tableLimit
 	}
+	var more bool
 	for token := ""; ; {
 		size := 500
 		if most > 0 {

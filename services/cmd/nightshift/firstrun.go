@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -46,12 +47,11 @@ func (u *everything) work(ctx context.Context, failAt rulev1.Severity) error {
 	}
 	var partial error
 	for _, r := range runs {
-		switch err := runExit(r); r.GetState() {
-		case runv1.RunState_RUN_STATE_FAILED:
+		err := runExit(r)
+		if r.GetState() == runv1.RunState_RUN_STATE_FAILED {
 			return err
-		case runv1.RunState_RUN_STATE_PARTIAL:
-			partial = err
 		}
+		partial = cmp.Or(partial, err)
 	}
 	if failAt > 0 && worst >= failAt {
 		return failedOn(failAt)

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/csv"
 	"encoding/json"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -52,9 +53,7 @@ func TestColours(t *testing.T) {
 	_, env := serve(t, 0)
 	with := func(name, value string) map[string]string {
 		e := map[string]string{name: value}
-		for k, v := range env {
-			e[k] = v
-		}
+		maps.Copy(e, env)
 		return e
 	}
 	for _, x := range []struct {

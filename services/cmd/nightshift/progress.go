@@ -91,9 +91,6 @@ func (p *progress) expect(scopes int) {
 	}
 }
 
-// began says that a scope is at work.
-func (p *progress) began(s *scanv1.Scope) { p.update(s, nil) }
-
 // update says how far a scope has come.
 func (p *progress) update(s *scanv1.Scope, now *scanv1.Progress) {
 	p.mu.Lock()

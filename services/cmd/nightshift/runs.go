@@ -432,8 +432,9 @@ func runExit(r *runv1.Run) error {
 		return &exit{exitError, fmt.Sprintf("run %s failed: %s", r.GetId(), r.GetError())}
 	case runv1.RunState_RUN_STATE_PARTIAL:
 		return &exit{exitPartial, fmt.Sprintf("run %s did not see everything", r.GetId())}
+	default:
+		return nil
 	}
-	return nil
 }
 
 func (c *cli) runIDs(ctx context.Context) ([]string, error) {

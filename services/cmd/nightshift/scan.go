@@ -175,7 +175,7 @@ func (c *cli) screenLog(level slog.Leveler) *slog.Logger {
 
 func (c *cli) screenHandler(level slog.Leveler) slog.Handler {
 	w := writerFunc(func(b []byte) (int, error) { c.say("%s", strings.TrimSuffix(string(b), "\n")); return len(b), nil })
-	return tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05", NoColor: !c.colored(c.errTTY)})
+	return tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05", NoColor: !c.colored(c.errTTY)})
 }
 
 func (s *oneShot) run(ctx context.Context) error {
@@ -359,6 +359,7 @@ func (s *oneShot) sayGaps() {
 	}
 }
 
+//nolint:gosec // names of variables, no secret
 const credentialsAdvice = `Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run "aws sso login". "aws sts get-caller-identity" shows who you are.
 Without an account at hand, "nightshift up --demo" shows everything on a simulated one.`
 
@@ -488,7 +489,7 @@ func verdictTree(o *scanv1.Observation) object {
 	}
 	var monthly any
 	if m := v.GetMonthlyCost(); m != nil {
-		monthly = object{{"low", m.GetLow()}, {"high", m.GetHigh()}, {"basis", m.GetBasis()}}
+		monthly = object{{"low", rounded(m.GetLow())}, {"high", rounded(m.GetHigh())}, {"basis", m.GetBasis()}}
 	}
 	all := tree(o)
 	return object{

@@ -194,10 +194,10 @@ func lasted(d time.Duration) string {
 }
 
 func trimZero(s string) string {
-	if t := strings.TrimSuffix(s, "m0s"); t != s {
+	if t, ok := strings.CutSuffix(s, "m0s"); ok {
 		s = t + "m"
 	}
-	if t := strings.TrimSuffix(s, "h0m"); t != s {
+	if t, ok := strings.CutSuffix(s, "h0m"); ok {
 		s = t + "h"
 	}
 	return s
@@ -215,7 +215,7 @@ func duration(d *durationpb.Duration) string {
 func wrap(s, prefix string, width int) string {
 	var b strings.Builder
 	at := 0
-	for _, word := range strings.Fields(clean(s)) {
+	for word := range strings.FieldsSeq(clean(s)) {
 		w := text.StringWidth(word)
 		switch {
 		case at == 0:

@@ -164,39 +164,44 @@ func (c *cli) up(ctx context.Context, o upOptions) (err error) {
 	go func() { ended <- u.host.Run(hosted) }()
 	u.stops = append(u.stops, func() {
 		stop()
-		<-ended
+		if err := <-ended; err != nil {
+			u.log.Warn("the services did not end cleanly", "error", err)
+		}
 		_ = os.Remove(filepath.Join(u.dir, endpointsFile))
 	})
-	worked := make(chan error, 1)
+	var (
+		worked  = make(chan struct{})
+		workErr error
+	)
 	working, giveUp := context.WithCancelCause(ctx)
-	defer giveUp(nil)
-	go func() { worked <- u.work(working, failAt) }()
-	finished := false
-	for {
-		select {
-		case err := <-worked:
-			if err != nil || o.once {
-				return err
-			}
-			worked, finished = nil, true
-		case err := <-ended:
-			ended <- err // for the stop above
-			giveUp(err)
-			if !finished && worked != nil {
-				<-worked
-			}
-			if err == nil && ctx.Err() == nil {
-				err = errors.New("the services ended by themselves")
-			}
-			return err
-		case err := <-u.failed:
-			giveUp(err)
-			if worked != nil {
-				<-worked
-			}
-			return err
+	go func() { defer close(worked); workErr = u.work(working, failAt) }()
+	defer func() { giveUp(nil); <-worked }()
+	select {
+	case <-worked:
+		if workErr != nil || o.once {
+			return workErr
 		}
+	case err := <-ended:
+		return u.broken(ctx, ended, err)
+	case err := <-u.failed:
+		return err
 	}
+	select {
+	case err := <-ended:
+		return u.broken(ctx, ended, err)
+	case err := <-u.failed:
+		return err
+	}
+}
+
+// broken is the error of services that ended; the channel is left as the stop
+// expects it.
+func (u *everything) broken(ctx context.Context, ended chan<- error, err error) error {
+	ended <- nil
+	if err == nil && ctx.Err() == nil {
+		err = errors.New("the services ended by themselves")
+	}
+	return err
 }
 
 // open takes the directory and reads what is remembered there.
@@ -325,7 +330,7 @@ func (u *everything) stand(ctx context.Context) error {
 	all, starting := errgroup.WithContext(ctx)
 	url, dsn := u.c.env("NATS_URL"), u.c.env("DATABASE_URL")
 	if url == "" {
-		all.Go(func() error { return u.startNATS() })
+		all.Go(func() error { return u.startNATS(starting) })
 	}
 	if dsn == "" {
 		all.Go(func() error { return u.startPostgres(starting) })
@@ -369,9 +374,9 @@ func (u *everything) collect() {
 	}
 }
 
-func (u *everything) startNATS() (err error) {
+func (u *everything) startNATS(ctx context.Context) (err error) {
 	since := u.c.now()
-	addr := u.port("NATS", u.o.natsPort, u.o.natsGiven)
+	addr := u.port(ctx, "NATS", u.o.natsPort, u.o.natsGiven)
 	u.nats, err = devstack.NATS(devstack.NATSOptions{Dir: filepath.Join(u.dir, "nats"), Listen: addr, Logger: u.log})
 	if err != nil {
 		return hint{err, "--nats-port 0 takes a free port."}
@@ -393,7 +398,7 @@ func (u *everything) startPostgres(ctx context.Context) (err error) {
 
 // port is the address for a port. One of the usual ones that is taken makes
 // way for a free one: the data directory tells the CLI where everything is.
-func (u *everything) port(what string, port int, given bool) string {
+func (u *everything) port(ctx context.Context, what string, port int, given bool) string {
 	free := "127.0.0.1:0"
 	if u.o.once && !given {
 		return free
@@ -402,7 +407,7 @@ func (u *everything) port(what string, port int, given bool) string {
 	if given || port == 0 {
 		return addr
 	}
-	l, err := net.Listen("tcp", addr)
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		u.c.say("  %s %s: port %d is taken, so a free one is used", u.c.errPaint(yellow, "!"), what, port)
 		return free
@@ -502,12 +507,17 @@ func (u *everything) startCloud(ctx context.Context) error {
 	}
 	u.cloud = simaws.New(estate, simaws.Config{Clock: u.c.now, Log: u.log.With("service", "simaws")})
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	done, err := u.cloud.Listen(serving, u.port("AWS", cloudPort, false))
+	done, err := u.cloud.Listen(serving, u.port(ctx, "AWS", cloudPort, false))
 	if err != nil {
 		stop()
 		return err
 	}
-	u.stops = append(u.stops, func() { stop(); <-done })
+	u.stops = append(u.stops, func() {
+		stop()
+		if err := <-done; err != nil {
+			u.log.Warn("the simulated AWS did not end cleanly", "error", err)
+		}
+	})
 	u.step(since, "AWS", fmt.Sprintf("simulated at %s: seed %d, %s", u.cloud.URL(), estate.Seed, many(int64(estate.Resources()), "resource", "resources")))
 	return nil
 }
@@ -536,7 +546,7 @@ func (u *everything) startServices(ctx context.Context, url, dsn string) (err er
 					port = u.o.portBase + d.Port - firstPort
 				}
 			}
-			return u.port(service, port, u.o.portsGiven)
+			return u.port(ctx, service, port, u.o.portsGiven)
 		},
 		Bus: cfg,
 		Lookup: func(name string) (string, bool) {

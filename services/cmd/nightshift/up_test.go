@@ -35,7 +35,7 @@ func program(ctx context.Context, args ...string) *exec.Cmd {
 // home is a data directory that the user of Postgres can reach, too.
 func home(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "nightshift-up-")
+	dir, err := os.MkdirTemp("", "nightshift-up-") //nolint:usetesting // t.TempDir is closed to other users
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,8 +198,7 @@ func TestOnceAndOnceMore(t *testing.T) {
 }
 
 func exitCode(err error) int {
-	var e *exec.ExitError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*exec.ExitError](err); ok {
 		return e.ExitCode()
 	}
 	return 0

@@ -94,17 +94,27 @@ func scalarTree(f protoreflect.FieldDescriptor, v protoreflect.Value) any {
 		return messageTree(v.Message())
 	case protoreflect.BytesKind:
 		return base64.StdEncoding.EncodeToString(v.Bytes())
-	}
-	switch x := v.Interface().(type) {
-	case int32:
-		return int64(x)
-	case uint32:
-		return uint64(x)
-	case float32:
-		return float64(x)
 	default:
-		return x
+		switch x := v.Interface().(type) {
+		case int32:
+			return int64(x)
+		case uint32:
+			return uint64(x)
+		case float64:
+			return rounded(x)
+		default:
+			return x
+		}
 	}
+}
+
+// rounded takes off what adding up cents leaves behind.
+func rounded(v float64) float64 {
+	out, err := strconv.ParseFloat(strconv.FormatFloat(v, 'g', 12, 64), 64)
+	if err != nil {
+		return v
+	}
+	return out
 }
 
 // structTree is a figure of evidence or a parameter's value.
