@@ -87,6 +87,9 @@ func (e *entry) page() string {
 		if x.Verdict.Severity != 0 {
 			verdict += ", " + x.Verdict.Severity.String()
 		}
+		if x.Verdict.Exempt != (rule.Exemption{}) {
+			verdict += ", exempt"
+		}
 		because := x.Verdict.Reason
 		if !x.Verdict.DecidableAt.IsZero() {
 			because += " Decidable on " + x.Verdict.DecidableAt.Format("2006-01-02") + "."

@@ -181,12 +181,13 @@ func judgePublic(in scan.In, i inventory.Instance) rule.Verdict {
 		}
 	}
 	v.Reason += "."
-	x, note := exemption(in, i.Tags)
-	if value, ok := i.Tags[publicAllowed]; ok || note != "" {
+	x, says := exemption(in, i.Tags)
+	if says != "" {
+		v.Reason += " " + says
 		e := rule.Evidence{
-			Name: "public_allowed", Source: describeInstances, At: in.At, Confidence: rule.Observed, Note: note,
+			Name: "public_allowed", Source: describeInstances, At: in.At, Confidence: rule.Observed, Note: says,
 		}
-		if ok {
+		if value, ok := i.Tags[publicAllowed]; ok {
 			e.Value = value
 		}
 		v.Evidence = append(v.Evidence, e)
@@ -336,17 +337,17 @@ var publicExamples = []scan.Example[inventory.Instance]{
 	{
 		Name:     "tagged public-allowed: a violation that is exempt",
 		Resource: instanceExample(address("198.51.100.7"), group("sg-a"), instanceTags("public-allowed", "Yes")),
-		Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Says: []string{"It is allowed to be public"}},
+		Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Says: []string{"exempts it", "It is allowed to be public"}},
 	},
 	{
 		Name:     "tagged public-allowed through today",
 		Resource: instanceExample(address("198.51.100.7"), group("sg-a"), instanceTags("public-allowed", "until-2026-09-01")),
-		Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Says: []string{"It is allowed to be public"}},
+		Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Says: []string{"exempts it", "It is allowed to be public"}},
 	},
 	{
 		Name:     "tagged public-allowed through yesterday",
 		Resource: instanceExample(address("198.51.100.7"), group("sg-a"), instanceTags("public-allowed", "until-2026-08-31")),
-		Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Says: []string{"Take its public address away"}},
+		Want:     scan.Want{Outcome: rule.Violation, Severity: rule.Medium, Says: []string{"any more: it did through 2026-08-31", "Take its public address away"}},
 	},
 	{
 		Name:     "tagged public-allowed until a day that is none",

@@ -12,15 +12,15 @@ import (
 // matters.
 const publicAllowed = "public-allowed"
 
-// exemption reads the tag public-allowed: what it exempts from at the scan's
-// time, and what a reader should know of it. The value is true, yes, 1, on or
+// exemption reads the tag public-allowed: whether it exempts at the scan's
+// time, and a sentence about it; both are empty without the tag. The value is true, yes, 1, on or
 // until-YYYY-MM-DD, in any case; anything else exempts from nothing.
-func exemption(in scan.In, tags map[string]string) (x rule.Exemption, note string) {
+func exemption(in scan.In, tags map[string]string) (x rule.Exemption, says string) {
 	value, ok := tags[publicAllowed]
 	if !ok {
 		for k := range tags {
 			if strings.EqualFold(strings.TrimSpace(k), publicAllowed) {
-				return x, "there is a tag of another spelling, which does not count: case and blanks matter"
+				return x, "The tag public-allowed is spelt another way and does not exempt it: case and blanks matter."
 			}
 		}
 		return x, ""
@@ -28,17 +28,17 @@ func exemption(in scan.In, tags map[string]string) (x rule.Exemption, note strin
 	x = rule.Exemption{By: "tag:" + publicAllowed, Why: "tagged " + publicAllowed + "=" + value}
 	switch lower := strings.ToLower(value); lower {
 	case "true", "yes", "1", "on":
-		return x, "exempt, without an end"
+		return x, "The tag public-allowed exempts it."
 	default:
 		day, ok := parseUntil(lower)
 		switch {
 		case !ok:
-			return rule.Exemption{}, "not exempt: the value is not true, yes, 1, on or until-YYYY-MM-DD"
+			return rule.Exemption{}, "The tag public-allowed does not exempt it: its value is not true, yes, 1, on or until-YYYY-MM-DD."
 		case !in.At.Before(day.AddDate(0, 0, 1)):
-			return rule.Exemption{}, "not exempt any more: the exemption ended with " + day.Format(time.DateOnly)
+			return rule.Exemption{}, "The tag public-allowed does not exempt it any more: it did through " + day.Format(time.DateOnly) + "."
 		}
 		x.Until = day.AddDate(0, 0, 1)
-		return x, "exempt through " + day.Format(time.DateOnly)
+		return x, "The tag public-allowed exempts it through " + day.Format(time.DateOnly) + "."
 	}
 }
 
