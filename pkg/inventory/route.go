@@ -115,6 +115,7 @@ func (r *regionRoutes) add(in *types.RouteTable) {
 			switch a.AssociationState.State {
 			case types.RouteTableAssociationStateCodeDisassociated, types.RouteTableAssociationStateCodeFailed:
 				continue
+			default: // it holds, or is about to or until now
 			}
 		}
 		if subnet := val(a.SubnetId); subnet != "" {

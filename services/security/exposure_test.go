@@ -1,6 +1,7 @@
 package security
 
 import (
+	"errors"
 	"fmt"
 	"math/big"
 	"math/bits"
@@ -394,7 +395,8 @@ func TestWrongPortsAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"x", "22/sctp", "70000", "5-1", "-1", "22-", "-22", "2 2", "1-2-3", "/udp", "+22", "1_0"} {
 		_, err := Rules.Settings("sg-open-sensitive-port.critical_ports=21," + text)
-		if err == nil || !strings.Contains(fmt.Sprint(err.(*errs.Error).Violations()), text) {
+		var refused *errs.Error
+		if !errors.As(err, &refused) || !strings.Contains(fmt.Sprint(refused.Violations()), text) {
 			t.Errorf("%q is taken, or not named: %v", text, err)
 		}
 	}
