@@ -54,6 +54,10 @@ func (s *Service) connect(cfg Config) error {
 	params := pc.ConnConfig.RuntimeParams
 	params["application_name"] = "nightshift-persistence"
 	params["timezone"] = "UTC"
+	// A page is a few rows of one index and their checks, one by one. A merge join would read all checks up to them, which
+	// the planner, who does not know how far that is, likes for pages far from the first.
+	params["enable_mergejoin"] = "off"
+	params["work_mem"] = "32MB"
 	params["statement_timeout"] = fmt.Sprint(statementTimeout.Milliseconds())
 	params["idle_in_transaction_session_timeout"] = fmt.Sprint(frozenTimeout.Milliseconds())
 	if s.pool, err = pgxpool.NewWithConfig(context.Background(), pc); err != nil {

@@ -20,7 +20,7 @@ import (
 	"nightshift.dev/pkg/page"
 )
 
-// finding is a row of findings.
+// finding is a row of findings with its row of checks.
 type finding struct {
 	bun.BaseModel `bun:"table:findings,alias:f"`
 
@@ -52,47 +52,69 @@ type finding struct {
 	ResolveTime  *time.Time        `bun:""`
 	ReopenCount  int32             `bun:""`
 	Revision     int64             `bun:""`
-	LastSeen     time.Time         `bun:""`
-	LastRunID    string            `bun:""`
-	CheckedTime  time.Time         `bun:""`
-	CheckedRunID string            `bun:""`
-	AbsentRuns   int16             `bun:""`
+
+	// Of checks.
+	LastSeen     time.Time `bun:",scanonly"`
+	LastRunID    string    `bun:",scanonly"`
+	CheckedTime  time.Time `bun:",scanonly"`
+	CheckedRunID string    `bun:",scanonly"`
+	AbsentRuns   int16     `bun:",scanonly"`
 }
 
-// newFinding is the finding that an observed violation opens.
-func newFinding(runID string, scope *scanv1.Scope, o *scanv1.Observation) (*finding, error) {
+// selectFindings reads findings as f, with their checks as c.
+func selectFindings(db bun.IDB) *bun.SelectQuery {
+	return db.NewSelect().Model((*finding)(nil)).ColumnExpr("f.*, c.*").Join("JOIN checks AS c ON c.id = f.id")
+}
+
+// newFinding is the finding that an observed violation opens, without cost
+// and detail: see fill.
+func newFinding(runID string, scope *scanv1.Scope, o *scanv1.Observation) *finding {
 	v, r, seen := o.GetVerdict(), o.GetResource(), micros(o.GetObservedAt().AsTime())
 	f := &finding{
-		ID: o.GetFindingId(), Service: scope.GetService(), Account: scope.GetAccount(), Region: scope.GetRegion(),
+		ID: o.GetFindingId(), Service: clean(scope.GetService()), Account: clean(scope.GetAccount()), Region: clean(scope.GetRegion()),
 		RuleID: clean(o.GetRuleId()), RuleVersion: o.GetRuleVersion(), Category: o.GetCategory(),
 		State: findingv1.State_STATE_OPEN, Severity: v.GetSeverity(),
 		ResourceARN: clean(r.GetArn()), ResourceID: clean(r.GetId()), ResourceType: clean(r.GetType()), ResourceName: clean(r.GetName()),
-		Title: clean(o.GetTitle()), Owner: clean(ownerOf(o)), Parameters: map[string]string{}, Revision: 1,
+		Title: clean(o.GetTitle()), Owner: clean(ownerOf(o)), Parameters: map[string]string{}, Since: timeOf(v.GetSince()), Revision: 1,
 		FirstSeen: seen, EvidenceTime: seen, LastSeen: seen, LastRunID: runID, CheckedTime: seen, CheckedRunID: runID,
 	}
 	for k, p := range o.GetParameters() {
 		f.Parameters[clean(k)] = clean(p)
 	}
-	if c := v.GetMonthlyCost(); c != nil && finite(c.GetLow()) && finite(c.GetHigh()) {
-		low, high := c.GetLow(), c.GetHigh()
-		f.CostLow, f.CostHigh = &low, &high
-		var err error
-		if f.Cost, err = proto.Marshal(c); err != nil {
-			return nil, err
-		}
-	}
-	f.Since = timeOf(v.GetSince())
-	if r.GetAccount() == "" || r.GetRegion() == "" {
-		r = proto.CloneOf(r)
-		r.Account, r.Region = cmp.Or(r.GetAccount(), scope.GetAccount()), cmp.Or(r.GetRegion(), scope.GetRegion())
-	}
-	detail := &findingv1.Finding{Resource: r, Reason: v.GetReason(), Recommendation: v.GetRecommendation(), Evidence: v.GetEvidence()}
-	var err error
-	if f.Detail, err = proto.Marshal(detail); err != nil {
-		return nil, err
+	if c := costOf(v); c != nil {
+		f.CostLow, f.CostHigh = &c.Low, &c.High
 	}
 	f.ResourceHash, f.Fingerprint = hashes(f, o)
-	return f, nil
+	return f
+}
+
+// fill adds what only a finding that is written needs.
+func (f *finding) fill(o *scanv1.Observation) (err error) {
+	if c := costOf(o.GetVerdict()); c != nil {
+		if f.Cost, err = proto.Marshal(c); err != nil {
+			return err
+		}
+	}
+	f.Detail, err = proto.Marshal(f.detail(o))
+	return err
+}
+
+// detail is what an observation says that has no column of its own.
+func (f *finding) detail(o *scanv1.Observation) *findingv1.Finding {
+	v, r := o.GetVerdict(), o.GetResource()
+	if r.GetAccount() == "" || r.GetRegion() == "" {
+		r = proto.CloneOf(r)
+		r.Account, r.Region = cmp.Or(r.GetAccount(), f.Account), cmp.Or(r.GetRegion(), f.Region)
+	}
+	return &findingv1.Finding{Resource: r, Reason: v.GetReason(), Recommendation: v.GetRecommendation(), Evidence: v.GetEvidence()}
+}
+
+// costOf is a verdict's cost, or nil when it is unknown.
+func costOf(v *rulev1.Verdict) *rulev1.MonthlyCost {
+	if c := v.GetMonthlyCost(); c != nil && finite(c.GetLow()) && finite(c.GetHigh()) {
+		return c
+	}
+	return nil
 }
 
 // ownerOf is who answers for the resource: its Owner tag, or what the
@@ -144,23 +166,25 @@ func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
 
 // proto is the finding as the API shows it.
 func (f *finding) proto() (*findingv1.Finding, error) {
-	p := &findingv1.Finding{}
-	if err := proto.Unmarshal(f.Detail, p); err != nil {
+	detail := &findingv1.Finding{}
+	if err := proto.Unmarshal(f.Detail, detail); err != nil {
 		return nil, err
 	}
-	cost, err := costOf(f.Cost)
-	if err != nil {
-		return nil, err
-	}
+	cost, err := storedCost(f.Cost)
+	return f.show(detail, cost), err
+}
+
+// show completes a detail with the columns.
+func (f *finding) show(p *findingv1.Finding, cost *rulev1.MonthlyCost) *findingv1.Finding {
 	p.Id, p.RuleId, p.RuleVersion, p.Category, p.Title = f.ID, f.RuleID, f.RuleVersion, f.Category, f.Title
 	p.State, p.Severity, p.Owner, p.MonthlyCost, p.Parameters = f.State, f.Severity, f.Owner, cost, f.Parameters
 	p.FirstSeen, p.LastSeen, p.EvidenceTime = timestamppb.New(f.FirstSeen), timestamppb.New(f.LastSeen), timestamppb.New(f.EvidenceTime)
 	p.Since, p.ResolveTime = timestamp(f.Since), timestamp(f.ResolveTime)
 	p.LastRunId, p.ReopenCount, p.Etag = f.LastRunID, f.ReopenCount, strconv.FormatInt(f.Revision, 16)
-	return p, nil
+	return p
 }
 
-func costOf(b []byte) (*rulev1.MonthlyCost, error) {
+func storedCost(b []byte) (*rulev1.MonthlyCost, error) {
 	if b == nil {
 		return nil, nil
 	}
@@ -182,10 +206,10 @@ var findingFields = fields{
 	"resource_name": {column: "f.resource_name", kind: kindText},
 	"owner":         {column: "f.owner", kind: kindText},
 	"title":         {column: "f.title", kind: kindText},
-	"last_run_id":   {column: "f.last_run_id", kind: kindText},
+	"last_run_id":   {column: "c.last_run_id", kind: kindText},
 	"monthly_cost":  {column: "f.cost_high", kind: kindNumber},
 	"first_seen":    {column: "f.first_seen", kind: kindTime},
-	"last_seen":     {column: "f.last_seen", kind: kindTime},
+	"last_seen":     {column: "c.last_seen", kind: kindTime},
 	"since":         {column: "f.since", kind: kindTime},
 	"resolve_time":  {column: "f.resolve_time", kind: kindTime},
 }
@@ -200,7 +224,7 @@ var findingOrders = sortable[*finding]{
 	"state":      both("state", "f.state", intKey(func(f *finding) int64 { return int64(f.State) })),
 	"severity":   both("severity", "f.severity", intKey(func(f *finding) int64 { return int64(f.Severity) })),
 	"first_seen": both("first_seen", "f.first_seen", timeKey(func(f *finding) time.Time { return f.FirstSeen })),
-	"last_seen":  both("last_seen", "f.last_seen", timeKey(func(f *finding) time.Time { return f.LastSeen })),
+	"last_seen":  both("last_seen", "c.last_seen", timeKey(func(f *finding) time.Time { return f.LastSeen })),
 	"monthly_cost": {
 		{name: "monthly_cost", expr: "coalesce(f.cost_high, 'Infinity')", key: floatKey(func(f *finding) float64 { return f.costOr(math.Inf(1)) })},
 		{name: "monthly_cost", expr: "coalesce(f.cost_high, '-Infinity')", desc: true, key: floatKey(func(f *finding) float64 { return f.costOr(math.Inf(-1)) })},
@@ -221,7 +245,7 @@ func (s *Service) GetFinding(ctx context.Context, req *findingv1.GetFindingReque
 		return nil, err
 	}
 	var rows []*finding
-	if err := db.NewSelect().Model(&rows).Where("f.id = ?", req.GetId()).Scan(ctx); err != nil {
+	if err := selectFindings(db).Where("f.id = ?", req.GetId()).Scan(ctx, &rows); err != nil {
 		return nil, fault(err)
 	}
 	if len(rows) == 0 {
@@ -255,7 +279,7 @@ func (s *Service) ListFindings(ctx context.Context, req *findingv1.ListFindingsR
 	}
 	bind := []string{"findings", req.GetFilter(), req.GetOrderBy()}
 	rows, next, err := list(ctx, o, req.GetPageToken(), page.Size(req.GetPageSize()), bind,
-		func() *bun.SelectQuery { return where.apply(db.NewSelect().Model((*finding)(nil))) })
+		func() *bun.SelectQuery { return where.apply(selectFindings(db)) })
 	if err != nil {
 		return nil, err
 	}

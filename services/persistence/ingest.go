@@ -78,8 +78,10 @@ func (s *Service) onFindingsObserved(ctx context.Context, messages []*bus.Messag
 		err := s.ingest(ctx, waiting[:n], verdicts)
 		if err != nil && n > 1 && !errors.Is(err, errs.Unavailable) && ctx.Err() == nil {
 			// One of them; the others need not wait for it.
-			for i := range n {
-				verdicts[waiting[i].index] = verdict(s.ingest(ctx, waiting[i:i+1], verdicts))
+			for i, o := range waiting[:n] {
+				if err := s.ingest(ctx, waiting[i:i+1], verdicts); err != nil {
+					verdicts[o.index] = verdict(err)
+				}
 			}
 		} else if err != nil {
 			for _, o := range waiting[:n] {
@@ -129,16 +131,12 @@ func (s *Service) lookThrough(ctx context.Context, m *findingv1.FindingsObserved
 			s.log.WarnContext(ctx, "an observation cannot be used", "run_id", run, "scope", o.scope.String(), "finding_id", v.GetFindingId(), "rule_id", v.GetRuleId(), "because", why)
 			continue
 		}
-		row, err := newFinding(run, m.GetScope(), v)
-		if err != nil {
-			return nil, err
-		}
-		found := &observation{scope: o.row.scopeKey, verdict: v, row: row}
-		if i, twice := byID[row.ID]; twice {
+		found := &observation{scope: o.row.scopeKey, verdict: v, row: newFinding(run, m.GetScope(), v)}
+		if i, twice := byID[v.GetFindingId()]; twice {
 			o.found[i] = newer(o.found[i], found)
 			continue
 		}
-		byID[row.ID] = len(o.found)
+		byID[v.GetFindingId()] = len(o.found)
 		o.found = append(o.found, found)
 	}
 	return o, nil
@@ -269,54 +267,104 @@ func (tx *transaction) insertBatches(ctx context.Context, messages []*observed, 
 	return fresh, nil
 }
 
-// stagedColumns are what COPY fills.
-var stagedColumns = []string{
-	"id", "run_id", "outcome", "service", "account", "region", "rule_id", "rule_version", "category", "severity",
-	"resource_arn", "resource_id", "resource_type", "resource_name", "title", "owner", "cost_low", "cost_high", "cost",
-	"parameters", "detail", "resource_hash", "fingerprint", "since", "observed_at",
-}
-
 // merge compares observations with the findings there are and writes what
 // they change. found has each finding once, in the order of ids, and its
 // scopes are locked: nobody else writes these findings.
 //
 // Verdicts that are older than the newest known of their finding are left
 // alone. So are findings that never were and are no violation.
+//
+// What decides is copied into a table beside the findings and judged there,
+// all at once; only findings that are new or changed are then sent in full.
 func (tx *transaction) merge(ctx context.Context, found []*observation, byID map[string]*observation, scopes map[scopeKey]*runScope) error {
 	if len(found) == 0 {
 		return nil
 	}
-	for _, ddl := range []string{`
-		CREATE TEMP TABLE IF NOT EXISTS staged (
-			id text COLLATE "C", run_id text, outcome smallint, service text, account text, region text, rule_id text, rule_version integer,
-			category smallint, severity smallint, resource_arn text, resource_id text, resource_type text, resource_name text, title text,
-			owner text, cost_low double precision, cost_high double precision, cost bytea, parameters jsonb, detail bytea,
-			resource_hash bigint, fingerprint bigint, since timestamptz, observed_at timestamptz
-		) ON COMMIT DELETE ROWS`, `
-		CREATE TEMP TABLE IF NOT EXISTS judged (
-			id text COLLATE "C", kind smallint, cause smallint, rewrite boolean, again boolean,
-			from_state smallint, from_severity smallint, from_cost bytea
-		) ON COMMIT DELETE ROWS`,
-	} {
-		if _, err := tx.NewRaw(ddl).Exec(ctx); err != nil {
+	for _, step := range []string{createStaged, createJudged, "SET LOCAL random_page_cost = 1.1"} {
+		if _, err := tx.NewRaw(step).Exec(ctx); err != nil {
 			return err
 		}
 	}
-	err := tx.copyInto(ctx, "staged", stagedColumns, len(found), func(i int) ([]any, error) {
+	err := tx.copyInto(ctx, "staged", []string{"id", "run_id", "account", "region", "service", "outcome", "rule_version", "severity", "cost_low", "cost_high", "parameters",
+		"resource_hash", "fingerprint", "observed_at"}, len(found), func(i int) ([]any, error) {
 		f, o := found[i].row, found[i].verdict
 		parameters, err := json.Marshal(f.Parameters)
-		return []any{
-			f.ID, f.CheckedRunID, int16(o.GetVerdict().GetOutcome()), f.Service, f.Account, f.Region, f.RuleID, f.RuleVersion, int16(f.Category), int16(f.Severity),
-			f.ResourceARN, f.ResourceID, f.ResourceType, f.ResourceName, f.Title, f.Owner, f.CostLow, f.CostHigh, f.Cost,
-			parameters, f.Detail, f.ResourceHash, f.Fingerprint, f.Since, f.CheckedTime,
-		}, err
+		return []any{f.ID, f.CheckedRunID, f.Account, f.Region, f.Service, int16(o.GetVerdict().GetOutcome()), f.RuleVersion, int16(f.Severity), f.CostLow, f.CostHigh, parameters,
+			f.ResourceHash, f.Fingerprint, f.CheckedTime}, err
 	})
 	if err != nil {
 		return err
 	}
-	// Kinds are those of TransitionKind, 0 for none; outcomes 1 VIOLATION, 2 COMPLIANT, 3 NOT_APPLICABLE; cause 2 is
-	// POLICY_CHANGED. "again" is what this run has seen before, in another execution.
-	for _, step := range []string{`
+	if _, err := tx.NewRaw(judge, evidenceAge.Seconds()).Exec(ctx); err != nil {
+		return err
+	}
+	var same []struct {
+		scopeKey
+		Count int64
+	}
+	err = tx.NewRaw(`
+		SELECT s.run_id, s.service, s.account, s.region, count(*) AS count
+		FROM judged j JOIN staged s USING (id) WHERE j.kind = 0 AND NOT j.again
+		GROUP BY s.run_id, s.service, s.account, s.region`).Scan(ctx, &same)
+	if err != nil {
+		return err
+	}
+	for _, n := range same {
+		scopes[n.scopeKey].Unchanged += n.Count
+	}
+	if _, err := tx.NewRaw(updateChecks).Exec(ctx); err != nil {
+		return err
+	}
+	var judged []*judgement
+	err = tx.NewRaw("SELECT id, kind, cause, from_state, from_severity, from_cost FROM judged WHERE kind > 0 OR rewrite ORDER BY id").Scan(ctx, &judged)
+	if err != nil {
+		return err
+	}
+	var opened, written, resolved []*observation
+	for _, j := range judged {
+		o := byID[j.ID]
+		switch j.Kind {
+		case findingv1.TransitionKind_TRANSITION_KIND_OPENED:
+			opened = append(opened, o)
+		case findingv1.TransitionKind_TRANSITION_KIND_RESOLVED:
+			resolved = append(resolved, o)
+		default:
+			written = append(written, o)
+		}
+	}
+	if err := tx.openFindings(ctx, opened); err != nil {
+		return err
+	}
+	if err := tx.writeFindings(ctx, written); err != nil {
+		return err
+	}
+	if len(resolved) > 0 {
+		if _, err := tx.NewRaw(resolveFindings).Exec(ctx); err != nil {
+			return err
+		}
+	}
+	return tx.collectChanges(ctx, judged, byID, scopes)
+}
+
+// The steps of a merge. Kinds are those of TransitionKind, 0 for none;
+// outcomes 1 VIOLATION, 2 COMPLIANT, 3 NOT_APPLICABLE; states 2 RESOLVED,
+// 3 REOPENED; cause 2 is POLICY_CHANGED. "again" is what this run has seen
+// before, in another execution.
+const (
+	createStaged = `
+		CREATE TEMP TABLE IF NOT EXISTS staged (
+			id text COLLATE "C", run_id text COLLATE "C", account text COLLATE "C", region text COLLATE "C", service text COLLATE "C",
+			outcome smallint, rule_version integer, severity smallint, cost_low double precision, cost_high double precision,
+			parameters jsonb, resource_hash bigint, fingerprint bigint, observed_at timestamptz
+		) ON COMMIT DELETE ROWS`
+	createJudged = `
+		CREATE TEMP TABLE IF NOT EXISTS judged (
+			id text COLLATE "C", kind smallint, cause smallint, rewrite boolean, again boolean,
+			from_state smallint, from_severity smallint, from_cost bytea
+		) ON COMMIT DELETE ROWS`
+	createWritten = `
+		CREATE TEMP TABLE IF NOT EXISTS written (LIKE findings) ON COMMIT DELETE ROWS`
+	judge = `
 		INSERT INTO judged
 		SELECT s.id,
 			CASE
@@ -329,44 +377,87 @@ func (tx *transaction) merge(ctx context.Context, found []*observation, byID map
 				ELSE 0
 			END,
 			CASE WHEN p.changed AND f.resource_hash = s.resource_hash THEN 2 ELSE 1 END,
-			s.outcome = 1 AND (f.fingerprint <> s.fingerprint OR s.observed_at - f.evidence_time >= make_interval(secs => ?0)),
-			s.outcome <> 1 OR f.last_run_id = s.run_id,
+			s.outcome = 1 AND (f.fingerprint <> s.fingerprint OR s.observed_at - f.evidence_time >= make_interval(secs => ?)),
+			s.outcome <> 1 OR c.last_run_id = s.run_id,
 			f.state, f.severity, f.cost
 		FROM staged s
-		LEFT JOIN findings f USING (id)
+		LEFT JOIN (findings f JOIN checks c ON c.id = f.id) ON f.id = s.id
 		CROSS JOIN LATERAL (SELECT f.rule_version <> s.rule_version OR f.parameters <> s.parameters AS changed) p
-		WHERE CASE WHEN f.id IS NULL THEN s.outcome = 1 ELSE f.checked_time <= s.observed_at END`, `
-		INSERT INTO findings (id, service, account, region, rule_id, rule_version, category, state, severity, resource_arn, resource_id,
-			resource_type, resource_name, title, owner, cost_low, cost_high, cost, parameters, detail, resource_hash, fingerprint, since,
-			first_seen, evidence_time, last_seen, last_run_id, checked_time, checked_run_id)
-		SELECT id, service, account, region, rule_id, rule_version, category, 1, severity, resource_arn, resource_id,
-			resource_type, resource_name, title, owner, cost_low, cost_high, cost, parameters, detail, resource_hash, fingerprint, since,
-			observed_at, observed_at, observed_at, run_id, observed_at, run_id
-		FROM staged JOIN judged USING (id) WHERE kind = 1`, `
-		UPDATE findings f SET
-			last_seen = CASE s.outcome WHEN 1 THEN s.observed_at ELSE f.last_seen END,
-			last_run_id = CASE s.outcome WHEN 1 THEN s.run_id ELSE f.last_run_id END,
+		WHERE CASE WHEN f.id IS NULL THEN s.outcome = 1 ELSE c.checked_time <= s.observed_at END`
+	updateChecks = `
+		UPDATE checks c SET
+			last_seen = CASE s.outcome WHEN 1 THEN s.observed_at ELSE c.last_seen END,
+			last_run_id = CASE s.outcome WHEN 1 THEN s.run_id ELSE c.last_run_id END,
 			checked_time = s.observed_at, checked_run_id = s.run_id, absent_runs = 0
-		FROM staged s JOIN judged j USING (id) WHERE f.id = s.id AND j.kind = 0 AND NOT j.rewrite`, `
+		FROM staged s JOIN judged j USING (id) WHERE c.id = s.id AND j.kind <> 1`
+	updateFindings = `
 		UPDATE findings f SET
-			rule_version = s.rule_version, category = s.category, severity = s.severity, resource_arn = s.resource_arn,
-			resource_id = s.resource_id, resource_type = s.resource_type, resource_name = s.resource_name, title = s.title, owner = s.owner,
-			cost_low = s.cost_low, cost_high = s.cost_high, cost = s.cost, parameters = s.parameters, detail = s.detail,
-			resource_hash = s.resource_hash, fingerprint = s.fingerprint, since = s.since, evidence_time = s.observed_at,
-			state = CASE j.kind WHEN 4 THEN 3 ELSE f.state END, resolve_time = NULL,
-			reopen_count = f.reopen_count + CASE j.kind WHEN 4 THEN 1 ELSE 0 END, revision = f.revision + 1,
-			last_seen = s.observed_at, last_run_id = s.run_id, checked_time = s.observed_at, checked_run_id = s.run_id, absent_runs = 0
-		FROM staged s JOIN judged j USING (id) WHERE f.id = s.id AND (j.kind IN (2, 4) OR j.kind = 0 AND j.rewrite)`, `
+			rule_version = w.rule_version, category = w.category, severity = w.severity, resource_arn = w.resource_arn,
+			resource_id = w.resource_id, resource_type = w.resource_type, resource_name = w.resource_name, title = w.title, owner = w.owner,
+			cost_low = w.cost_low, cost_high = w.cost_high, cost = w.cost, parameters = w.parameters, detail = w.detail,
+			resource_hash = w.resource_hash, fingerprint = w.fingerprint, since = w.since, evidence_time = w.evidence_time,
+			state = CASE j.kind WHEN 4 THEN 3 ELSE f.state END, resolve_time = CASE j.kind WHEN 4 THEN NULL ELSE f.resolve_time END,
+			reopen_count = f.reopen_count + CASE j.kind WHEN 4 THEN 1 ELSE 0 END, revision = f.revision + 1
+		FROM written w JOIN judged j USING (id) WHERE f.id = w.id`
+	resolveFindings = `
 		UPDATE findings f SET
-			rule_version = s.rule_version, parameters = s.parameters, state = 2, resolve_time = s.observed_at, revision = f.revision + 1,
-			checked_time = s.observed_at, checked_run_id = s.run_id, absent_runs = 0
-		FROM staged s JOIN judged j USING (id) WHERE f.id = s.id AND j.kind = 3`,
-	} {
-		if _, err := tx.NewRaw(step, evidenceAge.Seconds()).Exec(ctx); err != nil {
-			return err
+			rule_version = s.rule_version, parameters = s.parameters, state = 2, resolve_time = s.observed_at, revision = f.revision + 1
+		FROM staged s JOIN judged j USING (id) WHERE f.id = s.id AND j.kind = 3`
+)
+
+// findingColumns are what COPY fills of findings.
+var findingColumns = []string{
+	"id", "service", "account", "region", "rule_id", "rule_version", "category", "state", "severity",
+	"resource_arn", "resource_id", "resource_type", "resource_name", "title", "owner", "cost_low", "cost_high", "cost",
+	"parameters", "detail", "resource_hash", "fingerprint", "since", "first_seen", "evidence_time", "reopen_count", "revision",
+}
+
+func (f *finding) columns() ([]any, error) {
+	parameters, err := json.Marshal(f.Parameters)
+	return []any{
+		f.ID, f.Service, f.Account, f.Region, f.RuleID, f.RuleVersion, int16(f.Category), int16(f.State), int16(f.Severity),
+		f.ResourceARN, f.ResourceID, f.ResourceType, f.ResourceName, f.Title, f.Owner, f.CostLow, f.CostHigh, f.Cost,
+		parameters, f.Detail, f.ResourceHash, f.Fingerprint, f.Since, f.FirstSeen, f.EvidenceTime, f.ReopenCount, f.Revision,
+	}, err
+}
+
+func (tx *transaction) copyFindings(ctx context.Context, table string, found []*observation) error {
+	return tx.copyInto(ctx, table, findingColumns, len(found), func(i int) ([]any, error) {
+		if err := found[i].row.fill(found[i].verdict); err != nil {
+			return nil, err
 		}
+		return found[i].row.columns()
+	})
+}
+
+// openFindings writes findings that never were, straight to their place.
+func (tx *transaction) openFindings(ctx context.Context, opened []*observation) error {
+	if len(opened) == 0 {
+		return nil
 	}
-	return tx.collectChanges(ctx, byID, scopes)
+	if err := tx.copyFindings(ctx, "findings", opened); err != nil {
+		return err
+	}
+	return tx.copyInto(ctx, "checks", []string{"id", "last_seen", "last_run_id", "checked_time", "checked_run_id"}, len(opened), func(i int) ([]any, error) {
+		f := opened[i].row
+		return []any{f.ID, f.LastSeen, f.LastRunID, f.CheckedTime, f.CheckedRunID}, nil
+	})
+}
+
+// writeFindings writes findings anew that changed, came back, or whose
+// evidence is old.
+func (tx *transaction) writeFindings(ctx context.Context, written []*observation) error {
+	if len(written) == 0 {
+		return nil
+	}
+	if _, err := tx.NewRaw(createWritten).Exec(ctx); err != nil {
+		return err
+	}
+	if err := tx.copyFindings(ctx, "written", written); err != nil {
+		return err
+	}
+	_, err := tx.NewRaw(updateFindings).Exec(ctx)
+	return err
 }
 
 // judgement is a row of judged.
@@ -374,35 +465,18 @@ type judgement struct {
 	ID           string
 	Kind         findingv1.TransitionKind
 	Cause        findingv1.Cause
-	Again        bool
 	FromState    *findingv1.State
 	FromSeverity *rulev1.Severity
 	FromCost     []byte
 }
 
 // collectChanges counts what became of the findings and makes transitions.
-func (tx *transaction) collectChanges(ctx context.Context, byID map[string]*observation, scopes map[scopeKey]*runScope) error {
-	var same []struct {
-		RunID, Service, Account, Region string
-		Count                           int64
-	}
-	err := tx.NewRaw(`
-		SELECT s.run_id, s.service, s.account, s.region, count(*) AS count
-		FROM judged j JOIN staged s USING (id) WHERE j.kind = 0 AND NOT j.again
-		GROUP BY s.run_id, s.service, s.account, s.region`).Scan(ctx, &same)
-	if err != nil {
-		return err
-	}
-	for _, n := range same {
-		scopes[scopeKey{n.RunID, n.Service, n.Account, n.Region}].Unchanged += n.Count
-	}
-	var judged []*judgement
-	if err := tx.NewRaw("SELECT id, kind, cause, again, from_state, from_severity, from_cost FROM judged WHERE kind > 0 ORDER BY id").Scan(ctx, &judged); err != nil {
-		return err
-	}
+func (tx *transaction) collectChanges(ctx context.Context, judged []*judgement, byID map[string]*observation, scopes map[scopeKey]*runScope) error {
 	var known []*finding
-	if err := tx.NewRaw("SELECT f.* FROM judged j JOIN findings f USING (id) WHERE j.kind > 1").Scan(ctx, &known); err != nil {
-		return err
+	if slices.ContainsFunc(judged, func(j *judgement) bool { return j.Kind > findingv1.TransitionKind_TRANSITION_KIND_OPENED }) {
+		if err := selectFindings(tx).Join("JOIN judged AS j ON j.id = f.id AND j.kind > 1").Scan(ctx, &known); err != nil {
+			return err
+		}
 	}
 	rows := make(map[string]*finding, len(known))
 	for _, f := range known {
@@ -410,10 +484,11 @@ func (tx *transaction) collectChanges(ctx context.Context, byID map[string]*obse
 	}
 	for _, j := range judged {
 		o := byID[j.ID]
-		row, scope := rows[j.ID], scopes[o.scope]
+		scope, v := scopes[o.scope], o.verdict.GetVerdict()
 		switch j.Kind {
+		case findingv1.TransitionKind_TRANSITION_KIND_UNSPECIFIED: // only written anew
+			continue
 		case findingv1.TransitionKind_TRANSITION_KIND_OPENED:
-			row = o.row // as it was written
 			scope.Opened++
 		case findingv1.TransitionKind_TRANSITION_KIND_CHANGED:
 			scope.Changed++
@@ -422,18 +497,21 @@ func (tx *transaction) collectChanges(ctx context.Context, byID map[string]*obse
 		case findingv1.TransitionKind_TRANSITION_KIND_REOPENED:
 			scope.Reopened++
 		}
-		f, err := row.proto()
-		if err != nil {
-			return err
+		f := o.row.show(o.row.detail(o.verdict), costOf(v)) // as it was opened
+		if row := rows[j.ID]; row != nil {
+			var err error
+			if f, err = row.proto(); err != nil {
+				return err
+			}
 		}
-		before, err := costOf(j.FromCost)
+		before, err := storedCost(j.FromCost)
 		if err != nil {
 			return err
 		}
 		t := &findingv1.Transition{
 			FindingId: j.ID, Kind: j.Kind, Cause: j.Cause, Time: timestamppb.New(o.row.CheckedTime), RunId: o.scope.RunID,
 			ToState: f.GetState(), ToSeverity: f.GetSeverity(), FromCost: before, ToCost: f.GetMonthlyCost(),
-			Reason: o.verdict.GetVerdict().GetReason(), Evidence: o.verdict.GetVerdict().GetEvidence(),
+			Reason: v.GetReason(), Evidence: v.GetEvidence(),
 		}
 		if j.FromState != nil {
 			t.FromState, t.FromSeverity = *j.FromState, *j.FromSeverity

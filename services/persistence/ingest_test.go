@@ -95,7 +95,7 @@ func TestUnchangedFindingsAreLeftAlone(t *testing.T) {
 	s := service(t)
 	row := func() (f finding) {
 		t.Helper()
-		if err := s.bun.NewSelect().Model(&f).Scan(t.Context()); err != nil {
+		if err := selectFindings(s.bun).Scan(t.Context(), &f); err != nil {
 			t.Fatal(err)
 		}
 		return f
@@ -202,6 +202,30 @@ func TestUnusableObservations(t *testing.T) {
 	}
 	if why := unusable(violation("vol-1", at(0))); why != "" {
 		t.Errorf("cannot be used: %s", why)
+	}
+}
+
+// A message that the database refuses does not take others with it.
+func TestOneBadMessage(t *testing.T) {
+	t.Parallel()
+	s := service(t)
+	startRun(t, s, "job/1", here)
+	if _, err := s.bun.ExecContext(t.Context(), "ALTER TABLE findings ADD CHECK (severity < 5)"); err != nil {
+		t.Fatal(err)
+	}
+	batch := func(n int32, run string, o *scanv1.Observation) *bus.Message[*findingv1.FindingsObserved] {
+		return message(&findingv1.FindingsObserved{RunId: run, Scope: here, Execution: "1.1", Sequence: n, Observations: []*scanv1.Observation{o}})
+	}
+	verdicts := s.onFindingsObserved(t.Context(), []*bus.Message[*findingv1.FindingsObserved]{
+		batch(1, "job/1", violation("good", at(0))),
+		batch(2, "job/1", violation("bad", at(0), func(o *scanv1.Observation) { o.Verdict.Severity = rulev1.Severity_SEVERITY_CRITICAL })),
+		batch(3, "job/1", violation("fine", at(0))),
+	})
+	if verdicts[0] != nil || verdicts[1] == nil || verdicts[2] != nil {
+		t.Errorf("verdicts %v", verdicts)
+	}
+	if ids, err := found(t, s, ""); err != nil || len(ids) != 2 {
+		t.Errorf("%d findings, want 2 (%v)", len(ids), err)
 	}
 }
 

@@ -97,34 +97,41 @@ func (tx *transaction) resolveAbsent(ctx context.Context, row *runScope, scan ti
 			unlisted = append(unlisted, id)
 		}
 	}
-	scope := func(q bun.QueryBuilder) bun.QueryBuilder {
-		return q.Where("f.account = ?", row.Account).Where("f.region = ?", row.Region).Where("f.service = ?", row.Service)
-	}
+	scope := []any{row.Account, row.Region, row.Service}
 	if failed || len(unlisted) > 0 {
-		q := tx.NewUpdate().Model((*finding)(nil)).Set("absent_runs = 0").ApplyQueryBuilder(scope).Where("f.absent_runs > 0")
-		if !failed {
-			q = q.Where("f.rule_id = ANY(?)", pgdialect.Array(unlisted))
-		}
-		if _, err := q.Exec(ctx); err != nil {
+		_, err := tx.NewRaw(`
+			UPDATE checks c SET absent_runs = 0 FROM findings f
+			WHERE c.id = f.id AND (f.account, f.region, f.service) = (?) AND (? OR f.rule_id = ANY(?)) AND c.absent_runs > 0`,
+			bun.List(scope), failed, pgdialect.Array(unlisted)).Exec(ctx)
+		if err != nil {
 			return err
 		}
 	}
 	if len(listed) == 0 {
 		return nil
 	}
-	absent := func(q bun.QueryBuilder) bun.QueryBuilder {
-		return scope(q).Where("f.rule_id = ANY(?)", pgdialect.Array(listed)).
-			Where("f.state <> 2").Where("f.checked_run_id <> ?", row.RunID).Where("f.checked_time <= ?", scan)
-	}
 	var gone []*finding
-	err := tx.NewUpdate().Model(&gone).
-		Set("state = 2").Set("resolve_time = ?", scan).Set("revision = revision + 1").
-		Set("checked_time = ?", scan).Set("checked_run_id = ?", row.RunID).Set("absent_runs = 0").
-		ApplyQueryBuilder(absent).Where("f.absent_runs > 0").Returning("f.*").Scan(ctx)
+	err := tx.NewRaw(`
+		UPDATE findings f SET state = 2, resolve_time = ?, revision = f.revision + 1 FROM checks c
+		WHERE c.id = f.id AND (f.account, f.region, f.service) = (?) AND f.rule_id = ANY(?) AND f.state <> 2
+			AND c.checked_run_id <> ? AND c.checked_time <= ? AND c.absent_runs > 0
+		RETURNING f.*, c.last_seen, c.last_run_id`, scan, bun.List(scope), pgdialect.Array(listed), row.RunID, scan).Scan(ctx, &gone)
 	if err != nil {
 		return err
 	}
-	if _, err := tx.NewUpdate().Model((*finding)(nil)).Set("absent_runs = 1").ApplyQueryBuilder(absent).Exec(ctx); err != nil {
+	ids := make([]string, len(gone))
+	for i, f := range gone {
+		ids[i] = f.ID
+	}
+	_, err = tx.NewRaw("UPDATE checks SET checked_time = ?, checked_run_id = ?, absent_runs = 0 WHERE id = ANY(?)", scan, row.RunID, pgdialect.Array(ids)).Exec(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = tx.NewRaw(`
+		UPDATE checks c SET absent_runs = 1 FROM findings f
+		WHERE c.id = f.id AND (f.account, f.region, f.service) = (?) AND f.rule_id = ANY(?) AND f.state <> 2
+			AND c.checked_run_id <> ? AND c.checked_time <= ?`, bun.List(scope), pgdialect.Array(listed), row.RunID, scan).Exec(ctx)
+	if err != nil {
 		return err
 	}
 	row.Resolved += int64(len(gone))

@@ -364,7 +364,7 @@ func execution(rt *rapid.T, run string, sc *scanv1.Scope, name string, when time
 
 func (m *model) compare(rt *rapid.T, t *testing.T, s *Service, account string, runs []string) {
 	var rows []*finding
-	if err := s.bun.NewSelect().Model(&rows).Where("f.account = ?", account).Scan(t.Context()); err != nil {
+	if err := selectFindings(s.bun).Where("f.account = ?", account).Scan(t.Context(), &rows); err != nil {
 		rt.Fatal(err)
 	}
 	if len(rows) != len(m.findings) {

@@ -387,7 +387,7 @@ func verdict(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, errs.Unavailable), errors.Is(err, errs.DeadlineExceeded):
+	case errors.Is(err, errs.Unavailable):
 		return fmt.Errorf("%w: %w", bus.Later(cmp.Or(errs.RetryDelay(err), time.Second)), err)
 	case errors.Is(err, errs.NotFound), errors.Is(err, errs.InvalidArgument):
 		return bus.Drop(err)

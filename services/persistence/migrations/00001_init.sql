@@ -154,9 +154,8 @@ CREATE TABLE sightings (
     PRIMARY KEY (service, account, region, arn, state)
 ) WITH (fillfactor = 80);
 
--- One row for each rule and resource that ever met, for ever. A scan that sees it as it was writes only the columns
--- from last_seen to absent_runs; no index has them, so that the new version stays on its page (HOT) and the indexes
--- are left alone. Filters and orders over last_seen and last_run_id are slower for it.
+-- One row for each rule and resource that ever met, for ever. What every scan writes is in checks, so that a scan that
+-- finds things as they were leaves these wide rows and their indexes alone.
 CREATE TABLE findings (
     id             text COLLATE "C" PRIMARY KEY CHECK (length(id) = 32),
     service        text COLLATE "C" NOT NULL,
@@ -187,14 +186,9 @@ CREATE TABLE findings (
     resolve_time   timestamptz,
     reopen_count   integer  NOT NULL DEFAULT 0,
     revision       bigint   NOT NULL DEFAULT 1,
-    last_seen      timestamptz NOT NULL,
-    last_run_id    text COLLATE "C" NOT NULL,
-    checked_time   timestamptz NOT NULL, -- of the newest verdict, whatever its outcome
-    checked_run_id text COLLATE "C" NOT NULL,
-    absent_runs    smallint NOT NULL DEFAULT 0, -- complete listings in a row that did not show the resource
     CHECK ((state = 2) = (resolve_time IS NOT NULL)),
     CHECK ((cost_low IS NULL) = (cost_high IS NULL))
-) WITH (fillfactor = 85);
+);
 -- Orders of ListFindings, newest, dearest and worst first; id breaks ties. Unknown costs come last.
 CREATE INDEX findings_newest ON findings (first_seen DESC, id);
 CREATE INDEX findings_dearest ON findings (coalesce(cost_high, '-Infinity') DESC, id);
@@ -202,6 +196,18 @@ CREATE INDEX findings_worst ON findings (severity DESC, id);
 CREATE INDEX findings_scope ON findings (account, region, rule_id, id);
 CREATE INDEX findings_rule ON findings (rule_id, id);
 CREATE INDEX findings_resource ON findings (resource_id);
+
+-- When each finding was last looked at. Every scan updates every row of its scope in one go: the pages have room for two
+-- versions of each row and nothing but the primary key is indexed, so that updates stay on their page (HOT). Filters and
+-- orders over last_seen and last_run_id are slower for it.
+CREATE TABLE checks (
+    id             text COLLATE "C" PRIMARY KEY, -- of the finding
+    last_seen      timestamptz NOT NULL,
+    last_run_id    text COLLATE "C" NOT NULL,
+    checked_time   timestamptz NOT NULL, -- of the newest verdict, whatever its outcome
+    checked_run_id text COLLATE "C" NOT NULL,
+    absent_runs    smallint NOT NULL DEFAULT 0 -- complete listings in a row that did not show the resource
+) WITH (fillfactor = 45);
 
 -- Every step of every finding. seq is drawn and committed under one lock, so that it rises in the order in which rows
 -- become visible, and whoever has read up to a seq has missed nothing before it.
@@ -228,7 +234,6 @@ CREATE TABLE outbox (
     error      text COLLATE "C",          -- why it can never be published; it is kept for people and skipped
     CHECK ((body IS NULL) <> (transition IS NULL))
 );
-CREATE INDEX outbox_waiting ON outbox (id) WHERE error IS NULL;
 
 CREATE SEQUENCE system_log_seq;
 CREATE TABLE system_log (
@@ -250,6 +255,6 @@ CREATE INDEX system_log_run ON system_log (run_id, time) WHERE run_id <> '';
 CREATE TABLE system_log_default PARTITION OF system_log DEFAULT;
 
 -- +goose Down
-DROP TABLE system_log, outbox, transitions, findings, sightings, listings, finishes, batches, tallies, coverage,
+DROP TABLE system_log, outbox, transitions, checks, findings, sightings, listings, finishes, batches, tallies, coverage,
     run_scopes, runs, accounts;
 DROP SEQUENCE system_log_seq, transitions_seq;
