@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -97,7 +98,7 @@ func (c *call) authenticate() error {
 		}
 		c.account = c.s.estate.Accounts[i]
 	}
-	if c.service == "organizations" || c.service == "sts" {
+	if c.service == "organizations" || c.service == "sts" || c.service == "pricing" {
 		return nil
 	}
 	if c.region = c.account.Region(s.region); c.region == nil || !c.region.enabled() {
@@ -115,7 +116,7 @@ func (c *call) unknownKey() error {
 	switch c.service {
 	case "ec2":
 		return fail(401, "AuthFailure", "AWS was not able to validate the provided access credentials")
-	case "organizations":
+	case "organizations", "pricing":
 		return fail(400, "UnrecognizedClientException", "The security token included in the request is invalid.")
 	}
 	return fail(403, "InvalidClientTokenId", "The security token included in the request is invalid.")
@@ -126,23 +127,35 @@ func (c *call) expired() error {
 	switch c.service {
 	case "ec2":
 		return fail(400, "RequestExpired", "Request has expired.")
-	case "organizations":
+	case "organizations", "pricing":
 		return fail(400, "ExpiredTokenException", "The security token included in the request is expired")
 	}
 	return fail(403, "ExpiredToken", "The security token included in the request is expired")
 }
 
 // denied is each service's way to say that the policy does not allow the call.
-func (c *call) denied() error {
+func (c *call) denied() error { return c.refused(false) }
+
+// refused says which kind of policy stands against the call: none that allows it, or one that forbids it.
+func (c *call) refused(explicitly bool) error {
+	action := c.service + ":" + c.action
+	why := "because no identity-based policy allows the " + action + " action"
+	if explicitly {
+		why = "with an explicit deny in an identity-based policy"
+	}
+	if c.service == "sts" {
+		action += " on resource: " + c.form.get("RoleArn")
+	}
+	text := fmt.Sprintf("User: %s is not authorized to perform: %s %s", c.arn(), action, why)
 	switch c.service {
 	case "ec2":
-		return fail(403, "UnauthorizedOperation", "You are not authorized to perform this operation. User: %s is not authorized to perform: ec2:%s because no identity-based policy allows the ec2:%s action",
-			c.arn(), c.action, c.action)
+		return fail(403, "UnauthorizedOperation", "You are not authorized to perform this operation. %s", text)
 	case "organizations":
 		return fail(400, "AccessDeniedException", "You don't have permissions to access this resource.")
+	case "pricing":
+		return fail(400, "AccessDeniedException", "%s", text)
 	}
-	return fail(403, "AccessDenied", "User: %s is not authorized to perform: %s:%s because no identity-based policy allows the %s:%s action",
-		c.arn(), c.service, c.action, c.service, c.action)
+	return fail(403, "AccessDenied", "%s", text)
 }
 
 // throttled is each service's way to say slow down.
@@ -152,6 +165,8 @@ func (c *call) throttled() error {
 		return fail(503, "RequestLimitExceeded", "Request limit exceeded.")
 	case "organizations":
 		return fail(400, "TooManyRequestsException", "You have sent too many requests in too short a period of time.")
+	case "pricing":
+		return fail(400, "ThrottlingException", "Rate exceeded")
 	}
 	return fail(400, "Throttling", "Rate exceeded")
 }

@@ -1,6 +1,7 @@
 package simaws
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/binary"
 	"net/url"
@@ -20,6 +21,16 @@ func init() {
 		"DescribeVolumes":           volumeListing.describe,
 		"DescribeSnapshots":         snapshotListing.describe,
 		"DescribeAddresses":         addressListing.describe,
+
+		"DescribeImages":                imageListing.describe,
+		"DescribeInstanceImageMetadata": imageMetadataListing.describe,
+		"DescribeSecurityGroups":        groupListing.describe,
+		"DescribeSecurityGroupRules":    ruleListing.describe,
+		"DescribeNetworkInterfaces":     interfaceListing.describe,
+		"DescribeRouteTables":           routeTableListing.describe,
+		"DescribeManagedPrefixLists":    prefixListListing.describe,
+		"GetManagedPrefixListEntries":   getManagedPrefixListEntries,
+		"GetEbsEncryptionByDefault":     getEBSEncryptionByDefault,
 	}
 }
 
@@ -38,7 +49,9 @@ type listing[T any] struct {
 
 	// limit is the largest page, 0 for an action that does not page. exact: a larger MaxResults is an error, not cut down.
 	// either: ids and MaxResults exclude each other.
+	// least is the smallest MaxResults, 5 unless set.
 	limit  int
+	least  int
 	exact  bool
 	either bool
 
@@ -128,11 +141,12 @@ func (l *listing[T]) pageSize(c *call, byID bool) (int, error) {
 		return 0, fail(400, "InvalidParameterCombination", "The parameter %ssSet cannot be used with the parameter maxResults", strings.TrimSuffix(l.what, "Id"))
 	}
 	n, err := strconv.Atoi(text)
+	least := cmp.Or(l.least, 5)
 	switch {
 	case err != nil:
 		return 0, fail(400, "InvalidParameterValue", "Value ( %s ) for parameter maxResults is invalid. It is not an integer.", text)
-	case n < 5:
-		return 0, fail(400, "InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value greater than or equal to 5.", n)
+	case n < least:
+		return 0, fail(400, "InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value greater than or equal to %d.", n, least)
 	case n > l.limit && l.exact:
 		return 0, fail(400, "InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value less than or equal to %d.", n, l.limit)
 	}

@@ -1,9 +1,6 @@
 package simaws
 
-import (
-	"fmt"
-	"slices"
-)
+import "slices"
 
 var addressListing = &listing[Address]{
 	what: "allocationId", set: "addressesSet", ids: "AllocationId",
@@ -21,14 +18,19 @@ var addressListing = &listing[Address]{
 		"domain":               func(d []string, _ *call, _ *Address) []string { return append(d, "vpc") },
 		"instance-id":          func(d []string, _ *call, a *Address) []string { return appendSet(d, a.Instance) },
 		"network-border-group": func(d []string, c *call, _ *Address) []string { return append(d, c.region.Name) },
-		"network-interface-id": func(d []string, _ *call, a *Address) []string { return appendSet(d, a.networkInterface()) },
+		"network-interface-id": func(d []string, c *call, a *Address) []string {
+			if n := c.region.interfaceOf(a); n != nil {
+				d = append(d, n.ID)
+			}
+			return d
+		},
 		"network-interface-owner-id": func(d []string, c *call, a *Address) []string {
 			if a.association() == "" {
 				return d
 			}
 			return append(d, c.account.ID)
 		},
-		"private-ip-address": func(d []string, c *call, a *Address) []string { return appendSet(d, a.privateIP(c)) },
+		"private-ip-address": func(d []string, c *call, a *Address) []string { return appendSet(d, c.region.privateOf(a)) },
 		"public-ip":          func(d []string, _ *call, a *Address) []string { return append(d, a.PublicIP) },
 	},
 	write: func(c *call, x *xmlWriter, page []*Address) {
@@ -40,9 +42,9 @@ var addressListing = &listing[Address]{
 			if as := a.association(); as != "" {
 				x.opt("instanceId", a.Instance)
 				x.str("associationId", as)
-				x.str("networkInterfaceId", a.networkInterface())
+				x.str("networkInterfaceId", c.region.interfaceOf(a).ID)
 				x.str("networkInterfaceOwnerId", c.account.ID)
-				x.str("privateIpAddress", a.privateIP(c))
+				x.str("privateIpAddress", c.region.privateOf(a))
 			}
 			x.tags(a.Tags)
 			x.str("publicIpv4Pool", "amazon")
@@ -64,21 +66,4 @@ func (a *Address) association() string {
 		return ""
 	}
 	return derived("eipassoc-", a.Allocation)
-}
-
-func (a *Address) networkInterface() string {
-	if a.Instance != "" {
-		return derived("eni-", a.Instance)
-	}
-	return a.Interface
-}
-
-func (a *Address) privateIP(c *call) string {
-	if a.Instance == "" && a.Interface == "" {
-		return ""
-	}
-	if i, ok := c.region.instances[a.Instance]; ok {
-		return c.region.privateIP(int(i))
-	}
-	return fmt.Sprintf("10.255.%d.%d", hashString(a.Interface)&255, hashString(a.Interface)>>8&255)
 }

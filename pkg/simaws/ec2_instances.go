@@ -1,7 +1,6 @@
 package simaws
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,20 +39,31 @@ var instanceListing = &listing[Instance]{
 		},
 		"instance-state-name": func(d []string, _ *call, in *Instance) []string { return append(d, in.State) },
 		"instance-type":       func(d []string, _ *call, in *Instance) []string { return append(d, in.Type) },
-		"instance.group-id":   func(d []string, c *call, in *Instance) []string { return append(d, c.region.groupID(in)) },
-		"ip-address":          func(d []string, c *call, in *Instance) []string { return appendSet(d, c.region.publicIP(in)) },
+		"instance.group-id": func(d []string, c *call, in *Instance) []string {
+			if n := c.region.primary(in); n != nil {
+				d = append(d, n.Groups...)
+			}
+			return d
+		},
+		"ip-address": func(d []string, c *call, in *Instance) []string { return appendSet(d, c.region.publicIP(in)) },
 		"launch-time": func(d []string, _ *call, in *Instance) []string {
 			return append(d, string(appendTime(nil, in.Launched)))
 		},
 		"monitoring-state": func(d []string, _ *call, in *Instance) []string { return append(d, in.monitoring()) },
-		"network-interface.network-interface-id": func(d []string, _ *call, in *Instance) []string {
-			return append(d, derived("eni-", in.ID))
+		"network-interface.network-interface-id": func(d []string, c *call, in *Instance) []string {
+			for _, i := range in.nics {
+				d = append(d, c.region.Interfaces[i].ID)
+			}
+			return d
 		},
 		"owner-id":         func(d []string, c *call, _ *Instance) []string { return append(d, c.account.ID) },
 		"platform":         func(d []string, _ *call, in *Instance) []string { return appendSet(d, in.platform()) },
 		"platform-details": func(d []string, _ *call, in *Instance) []string { return append(d, in.platformDetails()) },
 		"private-ip-address": func(d []string, c *call, in *Instance) []string {
-			return append(d, c.region.privateIP(int(c.region.instances[in.ID])))
+			if n := c.region.primary(in); n != nil {
+				d = append(d, c.region.primaryIP(n))
+			}
+			return d
 		},
 		"reason":           func(d []string, _ *call, in *Instance) []string { return append(d, in.Reason) },
 		"reservation-id":   func(d []string, _ *call, in *Instance) []string { return append(d, in.reservation()) },
@@ -65,11 +75,21 @@ var instanceListing = &listing[Instance]{
 			}
 			return d
 		},
-		"state-reason-code":   func(d []string, _ *call, in *Instance) []string { return appendSet(d, in.ReasonCode) },
-		"subnet-id":           func(d []string, c *call, in *Instance) []string { return append(d, c.region.subnetID(in.Zone)) },
+		"state-reason-code": func(d []string, _ *call, in *Instance) []string { return appendSet(d, in.ReasonCode) },
+		"subnet-id": func(d []string, c *call, in *Instance) []string {
+			if n := c.region.primary(in); n != nil {
+				d = append(d, n.Subnet)
+			}
+			return d
+		},
 		"tenancy":             func(d []string, _ *call, _ *Instance) []string { return append(d, "default") },
 		"virtualization-type": func(d []string, _ *call, _ *Instance) []string { return append(d, "hvm") },
-		"vpc-id":              func(d []string, c *call, _ *Instance) []string { return append(d, c.region.vpcID()) },
+		"vpc-id": func(d []string, c *call, in *Instance) []string {
+			if n := c.region.primary(in); n != nil {
+				d = append(d, c.region.subnet(n.Subnet).VPC)
+			}
+			return d
+		},
 	},
 	write: writeReservations,
 }
@@ -120,31 +140,12 @@ func (in *Instance) architecture() string {
 	return "x86_64"
 }
 
-func (r *Region) vpcID() string               { return derived("vpc-", r.account.ID+r.Name) }
-func (r *Region) subnetID(zone string) string { return derived("subnet-", r.account.ID+zone) }
-func (r *Region) groupID(in *Instance) string {
-	return derived("sg-", r.account.ID+r.Name+groupName(in))
-}
-
-func groupName(in *Instance) string {
-	if app, ok := tagValue(in.Tags, "Application"); ok && app != "" {
-		return app
+// primary is the instance's first interface; a terminated instance has none.
+func (r *Region) primary(in *Instance) *Interface {
+	if len(in.nics) == 0 {
+		return nil
 	}
-	return "default"
-}
-
-// privateIP of the n-th instance of the region.
-func (r *Region) privateIP(n int) string {
-	n += 4
-	return "10." + strconv.Itoa(n>>16&0x7f) + "." + strconv.Itoa(n>>8&255) + "." + strconv.Itoa(n&255)
-}
-
-// publicIP is the instance's Elastic IP, else the one its subnet assigned.
-func (r *Region) publicIP(in *Instance) string {
-	if e := r.eips[in.ID]; len(e) > 0 {
-		return r.Addresses[e[0]].PublicIP
-	}
-	return in.PublicIP
+	return &r.Interfaces[in.nics[0]]
 }
 
 func publicDNS(region, ip string) string {
@@ -185,9 +186,10 @@ func writeReservations(c *call, x *xmlWriter, page []*Instance) {
 
 func writeInstance(c *call, x *xmlWriter, in *Instance) {
 	r := c.region
-	gone := in.State == "terminated"
-	private := r.privateIP(int(r.instances[in.ID]))
-	public := r.publicIP(in)
+	primary, private, public := r.primary(in), "", ""
+	if primary != nil {
+		private, public = r.primaryIP(primary), r.publicIP(in)
+	}
 	x.open("item")
 	x.str("instanceId", in.ID)
 	x.str("imageId", in.Image)
@@ -195,8 +197,7 @@ func writeInstance(c *call, x *xmlWriter, in *Instance) {
 	x.int("code", stateCodes[in.State])
 	x.str("name", in.State)
 	x.close("instanceState")
-	if gone {
-		private, public = "", ""
+	if primary == nil {
 		x.raw("<privateDnsName/><dnsName/>")
 	} else {
 		x.str("privateDnsName", privateDNS(r.Name, private))
@@ -217,18 +218,18 @@ func writeInstance(c *call, x *xmlWriter, in *Instance) {
 	x.open("monitoring")
 	x.str("state", in.monitoring())
 	x.close("monitoring")
-	if !gone {
-		x.str("subnetId", r.subnetID(in.Zone))
-		x.str("vpcId", r.vpcID())
+	if primary != nil {
+		x.str("subnetId", primary.Subnet)
+		x.str("vpcId", r.subnet(primary.Subnet).VPC)
 		x.str("privateIpAddress", private)
 		x.opt("ipAddress", public)
 		x.bool("sourceDestCheck", true)
 	}
-	x.open("groupSet")
-	if !gone {
-		writeGroup(r, x, in)
+	if primary != nil {
+		writeGroups(r, x, primary)
+	} else {
+		x.raw("<groupSet/>")
 	}
-	x.close("groupSet")
 	if in.ReasonCode != "" {
 		x.open("stateReason")
 		x.str("code", in.ReasonCode)
@@ -262,8 +263,10 @@ func writeInstance(c *call, x *xmlWriter, in *Instance) {
 	x.tags(in.Tags)
 	x.raw("<hypervisor>xen</hypervisor>")
 	x.open("networkInterfaceSet")
-	if !gone {
-		writeInterface(c, x, in, private, public)
+	for _, i := range in.nics {
+		x.open("item")
+		writeInterface(c, x, &r.Interfaces[i])
+		x.close("item")
 	}
 	x.close("networkInterfaceSet")
 	x.raw("<ebsOptimized>true</ebsOptimized><enaSupport>true</enaSupport>")
@@ -279,63 +282,6 @@ func writeInstance(c *call, x *xmlWriter, in *Instance) {
 		x.str("usageOperation", "RunInstances")
 	}
 	x.time("usageOperationUpdateTime", in.Created)
-	x.close("item")
-}
-
-func writeGroup(r *Region, x *xmlWriter, in *Instance) {
-	x.open("item")
-	x.str("groupId", r.groupID(in))
-	x.str("groupName", groupName(in))
-	x.close("item")
-}
-
-func writeInterface(c *call, x *xmlWriter, in *Instance, private, public string) {
-	r := c.region
-	eni := derived("eni-", in.ID)
-	h := hashString(eni)
-	association := func() {
-		if public == "" {
-			return
-		}
-		x.open("association")
-		x.str("publicIp", public)
-		x.str("publicDnsName", publicDNS(r.Name, public))
-		owner := "amazon"
-		if len(r.eips[in.ID]) > 0 {
-			owner = c.account.ID
-		}
-		x.str("ipOwnerId", owner)
-		x.close("association")
-	}
-	x.open("item")
-	x.str("networkInterfaceId", eni)
-	x.str("subnetId", r.subnetID(in.Zone))
-	x.str("vpcId", r.vpcID())
-	x.raw("<description/>")
-	x.str("ownerId", c.account.ID)
-	x.str("status", "in-use")
-	x.str("macAddress", fmt.Sprintf("0a:%02x:%02x:%02x:%02x:%02x", h>>32&255, h>>24&255, h>>16&255, h>>8&255, h&255))
-	x.str("privateIpAddress", private)
-	x.str("privateDnsName", privateDNS(r.Name, private))
-	x.bool("sourceDestCheck", true)
-	x.open("groupSet")
-	writeGroup(r, x, in)
-	x.close("groupSet")
-	x.open("attachment")
-	x.str("attachmentId", derived("eni-attach-", in.ID))
-	x.raw("<deviceIndex>0</deviceIndex><status>attached</status>")
-	x.time("attachTime", in.Created)
-	x.raw("<deleteOnTermination>true</deleteOnTermination><networkCardIndex>0</networkCardIndex>")
-	x.close("attachment")
-	association()
-	x.open("privateIpAddressesSet")
-	x.open("item")
-	x.str("privateIpAddress", private)
-	x.bool("primary", true)
-	association()
-	x.close("item")
-	x.close("privateIpAddressesSet")
-	x.raw("<ipv6AddressesSet/><interfaceType>interface</interfaceType>")
 	x.close("item")
 }
 

@@ -195,18 +195,32 @@ func TestListingsEqualEstate(t *testing.T) {
 		if err != nil || len(addresses.Addresses) != len(r.Addresses) {
 			t.Fatalf("%d addresses, want %d: %v", len(addresses.Addresses), len(r.Addresses), err)
 		}
+		public := map[string]string{} // address by interface and private address
+		for _, in := range instances {
+			for _, n := range in.NetworkInterfaces {
+				for _, ip := range n.PrivateIpAddresses {
+					if ip.Association != nil && *ip.Association.IpOwnerId == a.ID {
+						public[*n.NetworkInterfaceId+" "+*ip.PrivateIpAddress] = *ip.Association.PublicIp
+					}
+				}
+			}
+		}
 		for _, ad := range addresses.Addresses {
 			if ad.InstanceId == nil {
-				if ad.AssociationId != nil {
-					t.Errorf("address %s is associated with nothing", *ad.PublicIp)
+				if (ad.AssociationId == nil) != (ad.NetworkInterfaceId == nil) {
+					t.Errorf("address %s is half associated", *ad.PublicIp)
 				}
 				continue
 			}
 			eip++
-			i := slices.IndexFunc(instances, func(in types.Instance) bool { return *in.InstanceId == *ad.InstanceId })
-			if nic := instances[i].NetworkInterfaces[0]; *nic.NetworkInterfaceId != *ad.NetworkInterfaceId || *nic.PrivateIpAddress != *ad.PrivateIpAddress || nic.Association == nil {
-				t.Errorf("address %+v does not fit its instance's interface %+v", ad, nic)
+			key := *ad.NetworkInterfaceId + " " + *ad.PrivateIpAddress
+			if public[key] != *ad.PublicIp {
+				t.Errorf("%s has %q on its instance's interface, and is %s", key, public[key], *ad.PublicIp)
 			}
+			delete(public, key)
+		}
+		if len(public) > 0 {
+			t.Errorf("Elastic IPs on instances only: %v", public)
 		}
 	})
 	if eip == 0 {

@@ -67,7 +67,9 @@ type Account struct {
 	// Roles that may be assumed in the account.
 	Roles []Role `json:"roles,omitempty"`
 	// Denied lists what the account's policy refuses, such as "cloudwatch:GetMetricData" or "ec2:*".
-	Denied  []string  `json:"denied,omitempty"`
+	Denied []string `json:"denied,omitempty"`
+	// Policy of the user behind AccessKey; nil allows everything. The truth heeds Denied, and no policy.
+	Policy  *Policy   `json:"policy,omitempty"`
 	Regions []*Region `json:"regions"`
 }
 
@@ -76,6 +78,8 @@ type Role struct {
 	Name string `json:"name"`
 	// ExternalID, when not empty, must be given to assume the role.
 	ExternalID string `json:"external_id,omitempty"`
+	// Policy of the role; nil allows everything.
+	Policy *Policy `json:"policy,omitempty"`
 }
 
 // RoleARN is the ARN of the account's role of that name.
@@ -90,12 +94,19 @@ type Region struct {
 	Volumes   []Volume   `json:"volumes,omitempty"`
 	Snapshots []Snapshot `json:"snapshots,omitempty"`
 	Addresses []Address  `json:"addresses,omitempty"`
+	Images    []Image    `json:"images,omitempty"`
 
-	account   *Account
-	instances map[string]int32
-	volumes   map[string]int32
-	eips      map[string][]int32 // by instance
-	backedUp  map[string]bool    // volumes with a completed snapshot
+	Subnets     []Subnet     `json:"subnets,omitempty"`
+	RouteTables []RouteTable `json:"route_tables,omitempty"`
+	Groups      []Group      `json:"groups,omitempty"`
+	PrefixLists []PrefixList `json:"prefix_lists,omitempty"`
+	Interfaces  []Interface  `json:"interfaces,omitempty"`
+	// EncryptionByDefault is the region's EBS setting: new volumes are encrypted.
+	EncryptionByDefault bool `json:"encryption_by_default,omitempty"`
+
+	account                                                 *Account
+	instances, volumes, images, groups, interfaces, subnets map[string]int32
+	eips, eipsOn                                            map[string][]int32 // addresses by instance and by interface
 }
 
 func (r *Region) enabled() bool { return r.OptIn != OptInNone }
@@ -119,7 +130,7 @@ type Span struct {
 	To   time.Time `json:"to,omitzero"`
 }
 
-// Instance is an EC2 instance. Interfaces, addresses inside the VPC, subnet and the like are derived from its id and not stored.
+// Instance is an EC2 instance. Its subnets, groups and addresses are those of its interfaces; one is made for an instance that has none.
 type Instance struct {
 	ID string `json:"id"`
 	// Reservation groups instances launched together; neighbours of the same reservation answer as one. Empty: derived from the id.
@@ -148,18 +159,22 @@ type Instance struct {
 	Detailed bool `json:"detailed,omitempty"`
 	// PublicIP assigned by the subnet; Elastic IPs are addresses of the region.
 	PublicIP string `json:"public_ip,omitempty"`
-	// Load shapes CPUUtilization: idle, busy, bursty, oneday, office. Empty means busy.
+	// Load shapes CPUUtilization: idle, busy, bursty, oneday, office, peak18, peak20, flat5. Empty means busy.
 	Load string `json:"load,omitempty"`
-	// Agent is the dimension set of CWAgent's memory metric: "" (no agent), "id", "id+type", "id+image+type", "asg". The memory follows MemoryLow.
+	// Gaps are times without CPU points although it ran.
+	Gaps []Span `json:"gaps,omitempty"`
+	// Agent is the dimension set of CWAgent's memory metric: "" (no agent), "id", "id+type", "id+image+type", "asg". Reporting is when the agent ran; zero
+	// means whenever the instance did. Memory shapes the metric: low, peaks, oneday, flat10. Empty means in good use.
 	Agent     string `json:"agent,omitempty"`
-	MemoryLow bool   `json:"memory_low,omitempty"`
+	Reporting Span   `json:"reporting,omitzero"`
+	Memory    string `json:"memory,omitempty"`
 	// MetricStatus, when not empty, is what GetMetricData answers for every series of the instance: Forbidden, InternalError or PartialData, always.
 	MetricStatus string `json:"metric_status,omitempty"`
 	Tags         []Tag  `json:"tags,omitempty"`
 	// Case names what this instance exercises; it becomes the truth's Why.
 	Case string `json:"case,omitempty"`
 
-	disks []int32 // indexes into Region.Volumes
+	disks, nics []int32 // indexes into Region.Volumes and Region.Interfaces
 }
 
 // Volume is an EBS volume.
@@ -213,16 +228,20 @@ type Snapshot struct {
 	// Owner is the owner's account id when it is not this account (public and shared snapshots).
 	Owner string `json:"owner,omitempty"`
 	Tags  []Tag  `json:"tags,omitempty"`
+	Case  string `json:"case,omitempty"`
 }
 
 // Address is an Elastic IP.
 type Address struct {
 	Allocation string `json:"allocation"`
 	PublicIP   string `json:"public_ip"`
-	// Instance it is associated with, or Interface when that is on no instance; both empty: not associated.
+	// Interface it is associated with, or Instance for the first interface of that; both empty: not associated. Private is which address of the interface;
+	// empty means the primary one.
 	Instance  string `json:"instance,omitempty"`
 	Interface string `json:"interface,omitempty"`
+	Private   string `json:"private,omitempty"`
 	Tags      []Tag  `json:"tags,omitempty"`
+	Case      string `json:"case,omitempty"`
 }
 
 // Load reads an estate from a JSON or YAML file, as [Estate.Save] writes it.
@@ -287,7 +306,9 @@ func (e *Estate) Save(path string) error {
 		return err
 	}
 	if asYAML {
-		y, err := yaml.JSONToYAML(buf.Bytes())
+		d := json.NewDecoder(&buf)
+		d.UseNumber()
+		y, err := appendYAML(nil, d, 0)
 		if err != nil {
 			return fmt.Errorf("estate as YAML: %w", err)
 		}
@@ -296,6 +317,44 @@ func (e *Estate) Save(path string) error {
 		}
 	}
 	return f.Close()
+}
+
+// appendYAML writes the decoder's next JSON value as block YAML, every text in quotes: what tags hold would not survive without.
+func appendYAML(b []byte, d *json.Decoder, indent int) ([]byte, error) {
+	t, err := d.Token()
+	if err != nil {
+		return nil, err
+	}
+	open, nested := t.(json.Delim)
+	if !nested {
+		text, err := json.Marshal(t)
+		return append(append(append(b, ' '), text...), '\n'), err
+	}
+	empty := " {}\n"
+	if open == '[' {
+		empty = " []\n"
+	}
+	if !d.More() {
+		b = append(b, empty...)
+	} else if len(b) > 0 {
+		b = append(b, '\n')
+	}
+	for d.More() {
+		b = append(b, strings.Repeat("  ", indent)...)
+		if open == '[' {
+			b = append(b, '-')
+		} else if t, err = d.Token(); err == nil {
+			b = append(append(b, t.(string)...), ':')
+		}
+		if err != nil {
+			return nil, err
+		}
+		if b, err = appendYAML(b, d, indent+1); err != nil {
+			return nil, err
+		}
+	}
+	_, err = d.Token() // its end
+	return b, err
 }
 
 // Write writes the estate as one JSON document.
@@ -328,7 +387,7 @@ func (a *Account) Region(name string) *Region {
 	return nil
 }
 
-// Resources counts instances, volumes, own snapshots and addresses.
+// Resources counts instances, volumes, own snapshots and addresses; images and what makes up the network come on top.
 func (e *Estate) Resources() int {
 	n := 0
 	for _, a := range e.Accounts {
@@ -372,6 +431,14 @@ func (e *Estate) Validate() error {
 			return fmt.Errorf("account %s: its id and access_key must be set and unlike any other account's", a.ID)
 		}
 		keys[a.AccessKey], keys[a.ID] = true, true
+		if err := a.Policy.check(); err != nil {
+			return fmt.Errorf("account %s: %w", a.ID, err)
+		}
+		for _, r := range a.Roles {
+			if err := r.Policy.check(); err != nil {
+				return fmt.Errorf("account %s, role %s: %w", a.ID, r.Name, err)
+			}
+		}
 		for _, r := range a.Regions {
 			r.account = a
 			if err := r.index(); err != nil {
@@ -385,8 +452,6 @@ func (e *Estate) Validate() error {
 func (r *Region) index() error {
 	r.instances = make(map[string]int32, len(r.Instances))
 	r.volumes = make(map[string]int32, len(r.Volumes))
-	r.eips = map[string][]int32{}
-	r.backedUp = map[string]bool{}
 	for i := range r.Instances {
 		in := &r.Instances[i]
 		if _, twice := r.instances[in.ID]; twice || in.ID == "" {
@@ -396,7 +461,7 @@ func (r *Region) index() error {
 			return fmt.Errorf("instance %s: state %q is not one of %s", in.ID, in.State, strings.Join(slices.Sorted(maps.Keys(stateCodes)), ", "))
 		}
 		r.instances[in.ID] = int32(i)
-		in.disks = nil
+		in.disks, in.nics = nil, nil
 	}
 	for i := range r.Volumes {
 		v := &r.Volumes[i]
@@ -412,17 +477,13 @@ func (r *Region) index() error {
 			r.Instances[n].disks = append(r.Instances[n].disks, int32(i))
 		}
 	}
-	for i := range r.Addresses {
-		if in := r.Addresses[i].Instance; in != "" {
-			r.eips[in] = append(r.eips[in], int32(i))
-		}
+	if err := r.indexImages(); err != nil {
+		return err
 	}
-	for i := range r.Snapshots {
-		if s := &r.Snapshots[i]; s.State == "" {
-			r.backedUp[s.Volume] = true
-		}
+	if err := r.indexNetwork(); err != nil {
+		return err
 	}
-	return nil
+	return r.indexAddresses()
 }
 
 func (r *Region) instance(id string) *Instance {
@@ -439,7 +500,11 @@ func (r *Region) volume(id string) *Volume {
 	return nil
 }
 
+// arn of a resource. Those of images and snapshots name no account.
 func (r *Region) arn(kind, id string) string {
+	if kind == "image" || kind == "snapshot" {
+		return "arn:aws:ec2:" + r.Name + "::" + kind + "/" + id
+	}
 	return "arn:aws:ec2:" + r.Name + ":" + r.account.ID + ":" + kind + "/" + id
 }
 

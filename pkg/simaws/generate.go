@@ -15,7 +15,8 @@ type Options struct {
 	Accounts int
 	// Regions of each account, 1 to 17 (default 3), us-east-1 first.
 	Regions int
-	// Resources in all: instances, volumes, snapshots and addresses (default 400; 1 to 10 million). From 200 on every scenario is there at least once.
+	// Resources in all: instances, volumes, snapshots and addresses (default 400; 1 to 10 million); images, groups and the rest of the network come on top.
+	// From 500 on every scenario is there at least once.
 	Resources int
 	// Now is the moment the estate describes (default: the start of the current hour).
 	Now time.Time
@@ -48,6 +49,10 @@ type place struct {
 	*Region
 	environment string
 	weight      int
+	images      []string            // recent ones, to launch from
+	aged        string              // and one that is old
+	windows     string              //
+	groupsOf    map[string][]string // application's security group
 }
 
 // Generate makes an estate. It is deterministic, takes about two seconds for 500,000 resources and about 500 bytes for each.
@@ -131,7 +136,7 @@ func (g *generator) accounts(e *Estate, n, regions int) {
 		}
 		a := &Account{ID: id, Name: "larkspur-" + name.name, Email: "aws+" + name.name + "@larkspur.example", Joined: g.ago(900, 1500),
 			AccessKey: "AKIA" + id + "DEMO",
-			Roles:     []Role{{ReadOnlyRole, fmt.Sprintf("ns-%016x", g.rng.Uint64())}, {AdminRole, ""}}}
+			Roles:     []Role{{Name: ReadOnlyRole, ExternalID: fmt.Sprintf("ns-%016x", g.rng.Uint64())}, {Name: AdminRole}}}
 		weight := 2
 		switch i {
 		case 0:
@@ -142,7 +147,8 @@ func (g *generator) accounts(e *Estate, n, regions int) {
 		for j, region := range regionNames[:regions] {
 			r := &Region{Name: region, account: a}
 			a.Regions = append(a.Regions, r)
-			p := &place{r, name.environment, weight * max(1, 6>>j)}
+			p := &place{Region: r, environment: name.environment, weight: weight * max(1, 6>>j), groupsOf: map[string][]string{}}
+			g.furnish(p)
 			g.places = append(g.places, p)
 			g.weight += p.weight
 		}
@@ -151,7 +157,7 @@ func (g *generator) accounts(e *Estate, n, regions int) {
 	if n >= 10 {
 		id := "099999999999"
 		e.Accounts = append(e.Accounts, &Account{ID: id, Name: "larkspur-legacy", Email: "aws+legacy@larkspur.example", State: "SUSPENDED", Joined: g.ago(1500, 1600),
-			AccessKey: "AKIA" + id + "DEMO", Roles: []Role{{AdminRole, ""}}, Regions: []*Region{}})
+			AccessKey: "AKIA" + id + "DEMO", Roles: []Role{{Name: AdminRole}}, Regions: []*Region{}})
 	}
 }
 
@@ -225,16 +231,16 @@ func (g *generator) tags(p *place) []Tag {
 	tags = append(tags,
 		Tag{"Name", fmt.Sprintf("%s-%s-%02d", app, p.environment[:4], 1+g.rng.IntN(40))},
 		Tag{"Environment", p.environment}, Tag{"Application", app})
-	switch n := g.rng.IntN(100); {
-	case n < 8: // nobody's
-	case n < 12:
+	switch n := g.rng.IntN(200); {
+	case n < 2: // nobody's
+	case n < 3:
 		tags = append(tags, Tag{"owner", pick(g, t.owners...) + "@larkspur.example"})
-	case n < 14:
+	case n < 4:
 		tags = append(tags, Tag{"Owner", " "})
 	default:
 		tags = append(tags, Tag{"Owner", pick(g, t.owners...) + "@larkspur.example"})
 	}
-	if !g.chance(10) {
+	if !g.chance(1) {
 		tags = append(tags, Tag{"CostCenter", t.costCenter})
 	}
 	return tags
@@ -259,12 +265,12 @@ func disk(kind string, size int32) Volume {
 
 // root is a root volume, data a data volume, as people choose them.
 func (g *generator) root() Volume {
-	return disk(pick(g, "gp3", "gp3", "gp3", "gp2"), pick[int32](g, 8, 20, 30, 50, 100))
+	return disk(pick(g, "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp3", "gp2"), pick[int32](g, 8, 20, 30, 50, 100))
 }
 
 func (g *generator) data() Volume {
 	switch n := g.rng.IntN(100); {
-	case n < 55:
+	case n < 73:
 		v := disk("gp3", pick[int32](g, 50, 100, 200, 500, 1000))
 		if g.chance(20) {
 			v.IOPS, v.Throughput = pick[int32](g, 4000, 6000, 12000), pick[int32](g, 125, 250, 500)
@@ -287,8 +293,6 @@ func (g *generator) data() Volume {
 var instanceTypes = []string{"t3.micro", "t3.small", "t3.medium", "t3.large", "t4g.small", "t4g.medium", "m5.large", "m5.xlarge", "m6i.large", "m6i.xlarge", "m7i.large", "m7g.large",
 	"c5.large", "c6i.large", "c7g.large", "r5.large", "r6i.large", "r7g.large", "m4.large", "t2.medium"}
 
-var images = []string{"ami-0c02fb55956c7d316", "ami-0b5eea76982371e91", "ami-0889a44b331db0194", "ami-053b0d53c279acc90", "ami-0fc5d935ebf8bc3bc"}
-
 // launch puts an instance with its disks into the place and gives the index of the first disk. What the instance does not say is filled in; a terminated
 // instance has no disks left.
 func (g *generator) launch(p *place, in Instance, disks ...Volume) (first int) {
@@ -303,7 +307,14 @@ func (g *generator) launch(p *place, in Instance, disks ...Volume) (first int) {
 		in.Zone = g.zone(p)
 	}
 	if in.Image == "" {
-		in.Image = pick(g, images...)
+		switch {
+		case in.Windows:
+			in.Image = p.windows
+		case g.chance(3):
+			in.Image = p.aged
+		default:
+			in.Image = pick(g, p.images...)
+		}
 	}
 	if in.Tags == nil {
 		in.Tags = g.tags(p)
@@ -318,16 +329,25 @@ func (g *generator) launch(p *place, in Instance, disks ...Volume) (first int) {
 			in.Runs = []Span{{in.Created, g.before(in.Launched, 0, in.Launched.Sub(in.Created).Hours()/24*0.3)}}
 		}
 	}
-	if in.State == "running" {
-		if in.Load == "" {
-			in.Load = pick(g, "busy", "busy", "busy", "office", "office", "idle", "bursty", "oneday")
-		}
-		if g.chance(20) {
-			in.PublicIP = g.publicIP()
+	if in.State == "running" && in.Load == "" {
+		switch age := g.now.Sub(in.Launched); {
+		case age < 2*day: // too young for a verdict, whoever counts
+			in.Load = "idle"
+		case age < 8*day:
+			in.Load = pick(g, "busy", "office")
+		default:
+			in.Load = pick(g, "busy", "busy", "busy", "busy", "busy", "busy", "busy", "busy", "busy", "office", "office", "office", "office", "office", "office", "idle", "bursty", "oneday")
 		}
 	}
-	if in.Agent == "" && g.chance(45) {
-		in.Agent, in.MemoryLow = pick(g, "id", "id+type", "id+image+type"), g.chance(15)
+	if in.State == "running" && in.Case == "" && g.chance(4) {
+		if in.PublicIP = g.publicIP(); g.chance(60) {
+			in.Tags = with(in.Tags, Tag{"public-allowed", pick(g, "true", "yes", "true")})
+		}
+	}
+	if in.Agent == "" && in.Case == "" && g.chance(45) {
+		if in.Agent = pick(g, "id", "id+type", "id+image+type"); g.chance(6) && g.now.Sub(in.Launched) > 8*day {
+			in.Memory = "low"
+		}
 		if _, member := tagValue(in.Tags, "aws:autoscaling:groupName"); member {
 			in.Agent = "asg"
 		}
@@ -354,6 +374,13 @@ func (g *generator) launch(p *place, in Instance, disks ...Volume) (first int) {
 		g.volume(p, v)
 	}
 	p.Instances = append(p.Instances, in)
+	if in.State != "terminated" {
+		subnet := p.subnetID("private", in.Zone)
+		if in.PublicIP != "" {
+			subnet = p.subnetID("public", in.Zone)
+		}
+		p.Interfaces = append(p.Interfaces, Interface{ID: g.id("eni-"), Subnet: subnet, Groups: g.groupOf(p, in.Tags), Instance: in.ID})
+	}
 	return first
 }
 
@@ -371,26 +398,38 @@ func (g *generator) volume(p *place, v Volume) {
 	if v.Tags == nil {
 		v.Tags = g.tags(p)
 	}
-	v.Encrypted = v.Encrypted || g.chance(70)
+	v.Encrypted = v.Encrypted || g.chance(98)
 	g.left--
 	p.Volumes = append(p.Volumes, v)
 }
 
+// untold is the full size of a snapshot of which the API does not tell it.
+const untold = -1
+
 // snapshot puts a snapshot into the place; without a volume it is of one long gone, or a copy.
 func (g *generator) snapshot(p *place, s Snapshot) {
-	s.ID = g.id("snap-")
+	if s.ID == "" {
+		s.ID = g.id("snap-")
+	}
 	if s.Volume == "" {
 		s.Volume = "vol-ffffffff"
 		if g.chance(70) {
 			s.Volume = g.id("vol-")
 		}
 		s.Size = pick[int32](g, 8, 30, 100, 500)
-		s.Started = g.ago(2, 800)
+		if s.Started = g.ago(2, 80); g.chance(20) {
+			s.Started = g.ago(95, 800)
+		}
 		s.Description = pick(g, "before upgrade", "manual backup", "", "decommissioned, keep for audit")
 		s.Tags = g.tags(p)
 	}
-	s.FullBytes = int64(s.Size) << 30 / 100 * int64(20+g.rng.IntN(70))
-	s.Archived = g.chance(3)
+	switch s.FullBytes {
+	case 0:
+		s.FullBytes = int64(s.Size) << 30 / 100 * int64(20+g.rng.IntN(70))
+	case untold:
+		s.FullBytes = 0
+	}
+	s.Archived = s.Archived || s.Case == "" && g.chance(3)
 	g.left--
 	p.Snapshots = append(p.Snapshots, s)
 }

@@ -82,6 +82,7 @@ func (r *Region) mutateInstance(in *Instance, m Mutation) error {
 			return wrong("running")
 		}
 		in.State, in.Stopped, in.Reason, in.ReasonCode = "stopped", m.At, userDate, "Client.UserInitiatedShutdown"
+		in.PublicIP = "" // its subnet takes it back
 	case "start":
 		if in.State != "stopped" {
 			return wrong("stopped")
@@ -103,11 +104,21 @@ func (r *Region) mutateInstance(in *Instance, m Mutation) error {
 				v.State = "deleted"
 			}
 		}
+		for _, i := range in.nics { // the first goes with the instance, the others are left
+			n := &r.Interfaces[i]
+			if n.Instance = ""; n.Device == 0 {
+				n.Deleted = true
+				for _, k := range r.eipsOn[n.ID] {
+					r.Addresses[k].Interface, r.Addresses[k].Private = "", ""
+				}
+				delete(r.eipsOn, n.ID)
+			}
+		}
 		for _, i := range r.eips[in.ID] {
 			r.Addresses[i].Instance = ""
 		}
 		delete(r.eips, in.ID)
-		in.disks, in.PublicIP = nil, ""
+		in.disks, in.nics, in.PublicIP = nil, nil, ""
 		in.State, in.Reason, in.ReasonCode = "terminated", userDate, "Client.UserInitiatedShutdown"
 	case "tag":
 		in.Tags = setTags(in.Tags, m.Tags)

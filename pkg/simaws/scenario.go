@@ -2,18 +2,29 @@ package simaws
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 )
 
-// scenario is a situation an estate is made of: at least one of each in every estate of 200 resources, then more by weight. Its subject carries the name as
-// its Case, and outcome is what the rule must say about the subject; the truth is told without it, and a test holds the two equal.
+// scenario is a situation an estate is made of: at least one of each in every estate of 500 resources, then more by weight. Its subject carries the name as
+// its Case, and outcome is what the rule must say about it; the truth is told without it, and a test holds the two equal.
 type scenario struct {
 	name    string
+	rule    string
 	outcome string
-	weight  int
-	size    int  // resources it makes at most
-	pinned  bool // the first one stands in us-east-1 of the management account
-	play    func(g *generator, p *place, name string)
+	// severity of a violation, where the rule decides it and not the price.
+	severity string
+	exempt   bool
+	// also is what further rules must say about the subject.
+	also map[string]string
+	// fleeting: only true at the estate's own moment.
+	fleeting bool
+	weight   int
+	size     int  // resources it makes at most
+	pinned   bool // the first one stands in us-east-1 of the management account
+	play     func(g *generator, p *place, name string)
 }
 
 // machine is a scenario around one instance: it changes a prepared instance, and may give disks other than one ordinary root volume.
@@ -118,6 +129,9 @@ func claim(g *generator, v *Volume) {
 		{"kubernetes.io/cluster/eks-main", "owned"}, {"kubernetes.io/created-for/pv/name", name},
 		{"kubernetes.io/created-for/pvc/name", fmt.Sprintf("data-%s-%d", app, n)}, {"kubernetes.io/created-for/pvc/namespace", pick(g, "default", "observability", "payments")},
 	}
+	if g.chance(85) {
+		v.Tags = append(v.Tags, Tag{"Owner", "priya.nair@larkspur.example"}, Tag{"Environment", "production"}, Tag{"CostCenter", "CC-1000"})
+	}
 }
 
 // shared makes it a Multi-Attach volume.
@@ -135,16 +149,48 @@ func group(g *generator, in *Instance) {
 		{"aws:autoscaling:groupName", "checkout-web-asg"}, {"aws:ec2launchtemplate:id", derived("lt-", "checkout")}}
 }
 
-var scenarios = []scenario{
-	// What most of an estate is.
+var scenarios = slices.Concat(ordinary,
+	of("ec2-stopped", stoppedScenarios), of("ebs-unattached", unattachedScenarios),
+	of("ec2-idle-cpu", idleScenarios), of("ec2-idle-memory", memoryScenarios),
+	of("ebs-snapshot-old", snapshotScenarios), of("eip-unassociated", addressScenarios), of("ebs-gp2-to-gp3", gp2Scenarios), of("ebs-unencrypted", unencryptedScenarios),
+	of("ec2-public", publicScenarios), of("sg-open-sensitive-port", groupScenarios), of("ami-outdated", imageScenarios), of("required-tags", tagScenarios))
+
+func of(rule string, list []scenario) []scenario {
+	for i := range list {
+		list[i].rule = rule
+	}
+	return list
+}
+
+// concerned are the rules each situation is about.
+var concerned = sync.OnceValue(func() map[string][]string {
+	out := map[string][]string{}
+	for _, s := range scenarios {
+		if s.name != "" {
+			out[s.name] = append(slices.Collect(maps.Keys(s.also)), s.rule)
+		}
+	}
+	return out
+})
+
+// concerns tells whether a situation is about the rule. One made by hand is about every rule.
+func concerns(name, rule string) bool {
+	rules, known := concerned()[name]
+	return !known || slices.Contains(rules, rule)
+}
+
+// ordinary is what most of an estate is.
+var ordinary = []scenario{
 	{name: "", weight: 900, size: 12, play: playServer},
 	{name: "", weight: 60, size: 8, play: playGroup},
 	{name: "", weight: 60, size: 4, play: playNode},
 	{name: "", weight: 300, size: 1, play: func(g *generator, p *place, _ string) { g.snapshot(p, Snapshot{}) }},
 	{name: "", weight: 10, size: 1, play: func(g *generator, p *place, _ string) { g.address(p, false, g.tags(p)) }},
 	{name: "", weight: 4, size: 5, play: playShared},
+}
 
-	// ec2-stopped: the reason has the date.
+var stoppedScenarios = []scenario{
+	// The reason has the date.
 	{name: "stopped long ago, dated", outcome: Violation, weight: 20, size: 2, play: machine(stopped(33, 400, dated))},
 	{name: "stopped longer ago than metrics are kept, dated", outcome: Violation, weight: 3, size: 2, play: machine(stopped(470, 700, dated))},
 	{name: "stopped recently, dated", outcome: Compliant, weight: 14, size: 2, play: machine(stopped(0.2, 28, dated))},
@@ -183,7 +229,7 @@ var scenarios = []scenario{
 		in.Hibernation, in.ReasonCode = true, "Client.UserInitiatedHibernate"
 	})},
 
-	// ec2-stopped: the reason has no date, CPU points decide.
+	// The reason has no date, CPU points decide.
 	{name: "stopped long ago, no reason given", outcome: Violation, weight: 8, size: 2, play: machine(stopped(33, 400, text("")))},
 	{name: "stopped recently, no reason given", outcome: Compliant, weight: 6, size: 2, play: machine(func(g *generator, in *Instance) {
 		stopped(0.5, 28, text(""))(g, in)
@@ -238,7 +284,7 @@ var scenarios = []scenario{
 		in.MetricStatus = "Forbidden"
 	})},
 
-	// ec2-stopped: not what the rule is about.
+	// Not what the rule is about.
 	{name: "warm-pool member, stopped long ago", outcome: NotApplicable, weight: 5, size: 2, play: machine(func(g *generator, in *Instance) {
 		stopped(35, 200, dated)(g, in)
 		group(g, in)
@@ -248,12 +294,12 @@ var scenarios = []scenario{
 	{name: "shutting down", outcome: NotApplicable, weight: 2, size: 2, play: machine(in("shutting-down"))},
 	{name: "terminated", outcome: NotApplicable, weight: 6, size: 1, play: machine(in("terminated"))},
 	{name: "running again after it stood still for months", outcome: NotApplicable, weight: 3, size: 2, play: machine(func(g *generator, in *Instance) {
-		in.Launched = g.ago(3, 10)
+		in.Launched = g.ago(8, 12)
 		in.Created = g.ago(300, 400)
 		in.Runs = []Span{{in.Created, g.ago(100, 200)}}
 	})},
 
-	// ec2-stopped: what it goes on costing.
+	// What it goes on costing.
 	{name: "stopped long ago with 100 GB gp3 and an Elastic IP: 11.65 in us-east-1", outcome: Violation, size: 3, pinned: true, play: func(g *generator, p *place, name string) {
 		in := Instance{Case: name}
 		stopped(40, 90, dated)(g, &in)
@@ -267,7 +313,10 @@ var scenarios = []scenario{
 		p.Volumes[first+1].Case = "in use by a stopped instance"
 		tags := p.Instances[len(p.Instances)-1].Tags
 		g.address(p, true, tags)
-		g.address(p, true, tags)
+		g.address(p, true, tags) // one private address holds one
+		n, second := &p.Interfaces[len(p.Interfaces)-1], &p.Addresses[len(p.Addresses)-1]
+		n.Secondary = []string{"10.126.0.9"}
+		second.Interface, second.Private = n.ID, n.Secondary[0]
 	}},
 	{name: "stopped long ago, its volumes were taken away: costs nothing", outcome: Violation, size: 1, play: func(g *generator, p *place, name string) {
 		in := Instance{Case: name}
@@ -279,8 +328,10 @@ var scenarios = []scenario{
 		stopped(40, 90, dated)(g, &in)
 		g.launch(p, in, g.root())
 	}},
+}
 
-	// ebs-unattached: I/O points tell when it was in use last.
+var unattachedScenarios = []scenario{
+	// I/O points tell when it was in use last.
 	{name: "detached long ago", outcome: Violation, weight: 20, size: 1, play: detached(17, 400, nil)},
 	{name: "detached recently", outcome: Compliant, weight: 10, size: 1, play: detached(0.3, 12, nil)},
 	{name: "detached just now", outcome: Compliant, weight: 3, size: 1, play: loose([2]float64{100, 300}, [2]float64{0.01, 0.05}, nil)},
@@ -316,7 +367,7 @@ var scenarios = []scenario{
 		v.Tags = []Tag{{"Name", pick(g, hostile...)}, {"Owner", pick(g, hostile...)}, {"Environment", "production"}, {"constructor", pick(g, hostile...)}}
 	})},
 
-	// ebs-unattached: never a point.
+	// Never a point.
 	{name: "never attached, created long ago", outcome: Violation, weight: 8, size: 1, play: never(17, 400, nil)},
 	{name: "never attached, created recently", outcome: Compliant, weight: 5, size: 1, play: never(0.1, 12, nil)},
 	{name: "never attached, older than metrics are kept", outcome: Violation, weight: 3, size: 1, play: never(480, 900, nil)},
@@ -326,7 +377,7 @@ var scenarios = []scenario{
 	{name: "unattached, its metrics are forbidden", outcome: Errored, size: 1, play: detached(20, 90, func(_ *generator, v *Volume) { v.MetricStatus = "Forbidden" })},
 	{name: "unattached, its metrics keep failing", outcome: Errored, size: 1, play: detached(20, 90, func(_ *generator, v *Volume) { v.MetricStatus = "InternalError" })},
 
-	// ebs-unattached: not what the rule is about.
+	// Not what the rule is about.
 	{name: "being created", outcome: NotApplicable, weight: 1, size: 1, play: never(0, 0.0005, func(_ *generator, v *Volume) { v.State = "creating" })},
 	{name: "being deleted", outcome: NotApplicable, weight: 1, size: 1, play: detached(20, 90, func(_ *generator, v *Volume) { v.State = "deleting" })},
 	{name: "in error", outcome: NotApplicable, weight: 1, size: 1, play: never(20, 90, func(_ *generator, v *Volume) { v.State = "error" })},
@@ -347,7 +398,7 @@ func playServer(g *generator, p *place, _ string) {
 		in.Spot = true
 	}
 	first := g.launch(p, in, disks...)
-	if g.chance(12) {
+	if g.chance(4) && p.Instances[len(p.Instances)-1].PublicIP == "" {
 		g.address(p, true, tags)
 	}
 	for i := range disks {
@@ -359,7 +410,7 @@ func playServer(g *generator, p *place, _ string) {
 
 // playGroup is an Auto Scaling group's members, launched together in one reservation.
 func playGroup(g *generator, p *place, _ string) {
-	launched, reservation, zone := g.ago(1, 60), g.id("r-"), g.zone(p)
+	launched, reservation, zone := g.ago(2.1, 60), g.id("r-"), g.zone(p)
 	for range 2 + g.rng.IntN(3) {
 		in := Instance{Reservation: reservation, Launched: launched, Created: launched, Zone: zone, Type: "c6i.large", Load: "office"}
 		group(g, &in)
@@ -369,7 +420,7 @@ func playGroup(g *generator, p *place, _ string) {
 
 // playNode is a Kubernetes node with claims on it.
 func playNode(g *generator, p *place, _ string) {
-	launched := g.ago(1, 30)
+	launched := g.ago(2.1, 30)
 	in := Instance{Launched: launched, Created: launched, Type: "m6i.xlarge", Spot: g.chance(50), Load: "busy", Tags: []Tag{{"Name", "eks-main-node"}, {"eks:cluster-name", "eks-main"},
 		{"kubernetes.io/cluster/eks-main", "owned"}, {"karpenter.sh/nodepool", pick(g, "default", "memory")}, {"Owner", "priya.nair@larkspur.example"}, {"Environment", p.environment}, {"CostCenter", "CC-1000"}}}
 	disks := []Volume{disk("gp3", 50)}

@@ -116,15 +116,13 @@ func (c *call) instanceSeries(in *Instance, name string) *series {
 	if in.Detailed || name == memoryLinux || name == memoryWindows {
 		s.step = 60
 	}
-	s.cover(c, in.running(), in.Zone)
+	agent := name == memoryLinux || name == memoryWindows
+	s.cover(c, in.measured(agent), in.Zone)
 	switch name {
 	case "CPUUtilization":
 		s.hour = cpuLoad(in.Load)
 	case memoryLinux, memoryWindows:
-		s.hour = steady(35, 40)
-		if in.MemoryLow {
-			s.hour = steady(3, 4)
-		}
+		s.hour = memoryUse(in.Memory)
 	case "StatusCheckFailed":
 		s.hour = steady(0, 0)
 	default:
@@ -270,19 +268,15 @@ func cpuLoad(shape string) func(uint64, int64) (float64, float64) {
 	case "idle": // daily averages below 3 %, no hour above 8 %
 		return idle
 	case "bursty": // idle, but one hour a night works at 100 %
-		return func(seed uint64, hour int64) (float64, float64) {
-			if hour%24 == 2 {
-				return 33, 100
-			}
-			return idle(seed, hour)
-		}
-	case "oneday": // idle, but one day of seven at 9 % with no hour at 20 %
-		return func(seed uint64, hour int64) (float64, float64) {
-			if hour/24%7 == int64(seed%7) {
-				return 9, 14
-			}
-			return idle(seed, hour)
-		}
+		return oneHour(idle, 33, 100)
+	case "oneday": // idle, but one day of seven at 12 % with no hour at 20 %; any way to cut days leaves one with half of it
+		return oneDay(idle, 12, 16)
+	case "peak18": // idle, with one hour a night that comes close to a burst
+		return oneHour(idle, 3, 18)
+	case "peak20": // idle, with one hour a night that is just a burst
+		return oneHour(idle, 3, 20)
+	case "flat5": // at the threshold
+		return func(uint64, int64) (float64, float64) { return 5, 5 }
 	case "office": // works from 8 to 18 UTC
 		return func(seed uint64, hour int64) (float64, float64) {
 			if h := hour % 24; h >= 8 && h < 18 {
@@ -292,4 +286,71 @@ func cpuLoad(shape string) func(uint64, int64) (float64, float64) {
 		}
 	}
 	return steady(22, 55)
+}
+
+type shape = func(seed uint64, hour int64) (mean, peak float64)
+
+// oneHour is another shape but for one hour a night, oneDay but for one UTC day of seven.
+func oneHour(other shape, mean, peak float64) shape {
+	return func(seed uint64, hour int64) (float64, float64) {
+		if hour%24 == 2 {
+			return mean, peak
+		}
+		return other(seed, hour)
+	}
+}
+
+func oneDay(other shape, mean, peak float64) shape {
+	return func(seed uint64, hour int64) (float64, float64) {
+		if hour/24%7 == int64(seed%7) {
+			return mean, peak
+		}
+		return other(seed, hour)
+	}
+}
+
+// memoryUse are the shapes of the agent's memory metric, in percent.
+func memoryUse(shape string) shape {
+	low := steady(3, 4)
+	switch shape {
+	case "low": // daily averages below 4 %
+		return low
+	case "peaks": // the same, but one hour a night fills half of it
+		return oneHour(low, 20, 50)
+	case "oneday":
+		return oneDay(low, 30, 40)
+	case "flat10":
+		return func(uint64, int64) (float64, float64) { return 10, 10 }
+	}
+	return steady(35, 40)
+}
+
+// measured are the times of which there are points: CPU's whenever it ran but for the gaps, the agent's while it reported.
+func (in *Instance) measured(agent bool) []Span {
+	all := in.running()
+	if agent {
+		if in.Reporting == (Span{}) {
+			return all
+		}
+		return []Span{in.Reporting}
+	}
+	for _, g := range in.Gaps {
+		var out []Span
+		for _, s := range all {
+			if before := (Span{s.From, g.From}); s.From.Before(g.From) {
+				if !s.To.IsZero() && s.To.Before(g.From) {
+					before.To = s.To
+				}
+				out = append(out, before)
+			}
+			if after := (Span{g.To, s.To}); s.To.IsZero() || g.To.Before(s.To) {
+				if s.From.After(g.To) {
+					after.From = s.From
+				}
+				out = append(out, after)
+			}
+		}
+		all = out
+	}
+	return all
 }

@@ -5,8 +5,8 @@
 // It exists for demos, tests and load: whoever scans it must find what [Estate.Truth] says. For that to mean anything it shares no code with what it checks:
 // it must not import any other package of this project, nor the SDK's service packages outside its tests.
 //
-// What it does not do: verify signatures (the access key names the account, the credential scope the region), evaluate IAM policies beyond [Account.Denied],
-// or change anything through the AWS APIs (see [Mutation]).
+// What it does not do: verify signatures (the access key names the account, the credential scope the region), evaluate conditions and resources of IAM
+// policies (see [Policy]), or change anything through the AWS APIs (see [Mutation]).
 package simaws
 
 import (
@@ -30,6 +30,8 @@ type Config struct {
 	NoQuotas bool
 	// Faults to start with, besides the estate's own.
 	Faults []Fault
+	// Policy limits every session of an assumed role, besides the role's own policy; nil limits nothing.
+	Policy *Policy
 	// Clock tells the time; nil means time.Now. It decides on expiry, token buckets and where metrics end.
 	Clock func() time.Time
 	// Log receives one record per refused call at debug level; nil discards.
@@ -136,7 +138,7 @@ type call struct {
 	body      []byte
 	form      form
 	protocol  protocol
-	service   string // ec2, cloudwatch, sts, organizations
+	service   string // ec2, cloudwatch, sts, organizations, pricing
 	action    string
 	requestID string
 	now       time.Time
@@ -247,6 +249,9 @@ func (c *call) run(x *xmlWriter, out **answer) (drop bool, err error) {
 	c.cut = effect.cut
 	if c.account.denies(c.service, c.action) {
 		return false, c.denied()
+	}
+	if err := c.authorize(c.service + ":" + c.action); err != nil {
+		return false, err
 	}
 	if !c.s.config.NoQuotas && !c.s.buckets.take(c) {
 		return false, c.throttled()

@@ -2,6 +2,7 @@ package simaws
 
 import (
 	"regexp"
+	"strings"
 	"time"
 )
 
@@ -18,6 +19,10 @@ type Truth struct {
 	// MonthlyCostLow and High are the waste in USD at list price. Null: no violation, or the truth has no prices for the region.
 	MonthlyCostLow  *float64 `json:"monthly_cost_low"`
 	MonthlyCostHigh *float64 `json:"monthly_cost_high"`
+	// Severity: CRITICAL, HIGH, MEDIUM, LOW or INFO. Empty: no violation, or the truth makes no claim, as where it has no prices.
+	Severity string `json:"severity,omitempty"`
+	// Exempt: a violation that the resource's own tag exempts.
+	Exempt bool `json:"exempt,omitempty"`
 	// Why names the situation, and the trap in it.
 	Why string `json:"why"`
 }
@@ -31,26 +36,79 @@ const (
 	Errored          = "ERROR"
 )
 
+// Severities of a finding.
+const (
+	Critical = "CRITICAL"
+	High     = "HIGH"
+	Medium   = "MEDIUM"
+	Low      = "LOW"
+	Info     = "INFO"
+)
+
 // truthRules are the rules with a truth, each for one kind of resource. A further rule is a file with a function, and a line here.
 var truthRules = []truthRule{
 	{"ec2-stopped", "AWS::EC2::Instance", "DescribeInstances", instances(ec2Stopped)},
 	{"ebs-unattached", "AWS::EC2::Volume", "DescribeVolumes", volumes(ebsUnattached)},
+	{"ec2-idle-cpu", "AWS::EC2::Instance", "DescribeInstances", instances(ec2IdleCPU)},
+	{"ec2-idle-memory", "AWS::EC2::Instance", "DescribeInstances", instances(ec2IdleMemory)},
+	{"ebs-snapshot-old", "AWS::EC2::Snapshot", "DescribeSnapshots", ebsSnapshotOld},
+	{"eip-unassociated", "AWS::EC2::EIP", "DescribeAddresses", addresses(eipUnassociated)},
+	{"ebs-gp2-to-gp3", "AWS::EC2::Volume", "DescribeVolumes", volumes(ebsGP2)},
+	{"ebs-unencrypted", "AWS::EC2::Volume", "DescribeVolumes", volumes(ebsUnencrypted)},
+	{"ec2-public", "AWS::EC2::Instance", "DescribeInstances", ec2Public},
+	{"sg-open-sensitive-port", "AWS::EC2::SecurityGroup", "DescribeSecurityGroups", sgOpenSensitivePort},
+	{"ami-outdated", "AWS::EC2::Instance", "DescribeInstances", instances(amiOutdated)},
+	{"required-tags", "AWS::EC2::Instance", "DescribeInstances", instances(taggedInstance)},
+	{"required-tags", "AWS::EC2::Volume", "DescribeVolumes", volumes(taggedVolume)},
+	{"required-tags", "AWS::EC2::Snapshot", "DescribeSnapshots", taggedSnapshots},
+	{"required-tags", "AWS::EC2::SecurityGroup", "DescribeSecurityGroups", taggedGroups},
+	{"required-tags", "AWS::EC2::Image", "DescribeImages", taggedImages},
+	{"required-tags", "AWS::EC2::EIP", "DescribeAddresses", addresses(func(_ *Region, a *Address, _ time.Time) verdict { return tagged(a.Tags) })},
 }
 
 type truthRule struct {
 	id, resourceType string
 	listedBy         string // without it nothing can be judged, and there is no truth
-	judge            func(r *Region, now time.Time, yield func(kind, id, why string, v verdict))
+	judge            func(r *Region, now time.Time, yield yield)
 }
+
+// yield takes a verdict on the resource with that ARN kind and id; about is the situation the estate made it for.
+type yield = func(kind, id, about string, v verdict)
 
 type verdict struct {
-	outcome string
-	cost    *float64
-	why     string
+	outcome   string
+	low, high *float64 // USD a month
+	severity  string
+	exempt    bool
+	why       string
 }
 
-func instances(judge func(*Region, *Instance, time.Time) verdict) func(*Region, time.Time, func(string, string, string, verdict)) {
-	return func(r *Region, now time.Time, yield func(string, string, string, verdict)) {
+func good(why string) verdict       { return verdict{outcome: Compliant, why: why} }
+func beside(why string) verdict     { return verdict{outcome: NotApplicable, why: why} }
+func undecided(why string) verdict  { return verdict{outcome: InsufficientData, why: why} }
+func unreadable(why string) verdict { return verdict{outcome: Errored, why: why} }
+
+func bad(severity, why string) verdict {
+	return verdict{outcome: Violation, severity: severity, why: why}
+}
+
+// wasted is a violation whose severity follows from the high end of its cost; unknown costs are no claim.
+func wasted(low, high *float64, why string) verdict {
+	v := verdict{outcome: Violation, low: low, high: high, why: why}
+	switch {
+	case high == nil:
+	case *high < 10:
+		v.severity = Low
+	case *high < 100:
+		v.severity = Medium
+	default:
+		v.severity = High
+	}
+	return v
+}
+
+func instances(judge func(*Region, *Instance, time.Time) verdict) func(*Region, time.Time, yield) {
+	return func(r *Region, now time.Time, yield yield) {
 		for i := range r.Instances {
 			in := &r.Instances[i]
 			yield("instance", in.ID, in.Case, judge(r, in, now))
@@ -58,8 +116,17 @@ func instances(judge func(*Region, *Instance, time.Time) verdict) func(*Region, 
 	}
 }
 
-func volumes(judge func(*Region, *Volume, time.Time) verdict) func(*Region, time.Time, func(string, string, string, verdict)) {
-	return func(r *Region, now time.Time, yield func(string, string, string, verdict)) {
+func addresses(judge func(*Region, *Address, time.Time) verdict) func(*Region, time.Time, yield) {
+	return func(r *Region, now time.Time, yield yield) {
+		for i := range r.Addresses {
+			a := &r.Addresses[i]
+			yield("elastic-ip", a.Allocation, a.Case, judge(r, a, now))
+		}
+	}
+}
+
+func volumes(judge func(*Region, *Volume, time.Time) verdict) func(*Region, time.Time, yield) {
+	return func(r *Region, now time.Time, yield yield) {
 		for i := range r.Volumes {
 			if v := &r.Volumes[i]; v.State != "deleted" {
 				yield("volume", v.ID, v.Case, judge(r, v, now))
@@ -82,14 +149,13 @@ func (e *Estate) TruthAt(now time.Time) []Truth {
 				if a.State != "" || !r.enabled() || a.denies("ec2", rule.listedBy) {
 					continue
 				}
-				rule.judge(r, now, func(kind, id, why string, v verdict) {
-					if why == "" {
-						why = v.why
-					} else if v.why != "" {
-						why += ": " + v.why
+				rule.judge(r, now, func(kind, id, about string, v verdict) {
+					if !concerns(about, rule.id) {
+						about = ""
 					}
 					out = append(out, Truth{RuleID: rule.id, Account: a.ID, Region: r.Name, ResourceType: rule.resourceType, ResourceID: id,
-						ARN: r.arn(kind, id), Outcome: v.outcome, MonthlyCostLow: v.cost, MonthlyCostHigh: v.cost, Why: why})
+						ARN: r.arn(kind, id), Outcome: v.outcome, MonthlyCostLow: v.low, MonthlyCostHigh: v.high, Severity: v.severity, Exempt: v.exempt,
+						Why: strings.Trim(about+": "+v.why, ": ")})
 				})
 			}
 		}
@@ -130,17 +196,17 @@ var reasonDate = regexp.MustCompile(`\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) GMT\)`)
 // since judges a time against a threshold; both bounds inclusive.
 func sinceVerdict(from, now time.Time, threshold time.Duration, cost *float64, why string) verdict {
 	if now.Sub(from) >= threshold {
-		return verdict{Violation, cost, why}
+		return wasted(cost, cost, why)
 	}
-	return verdict{Compliant, nil, why}
+	return good(why)
 }
 
 func ec2Stopped(r *Region, in *Instance, now time.Time) verdict {
 	if in.State != "stopped" {
-		return verdict{NotApplicable, nil, in.State}
+		return beside(in.State)
 	}
 	if _, member := tagValue(in.Tags, "aws:autoscaling:groupName"); member {
-		return verdict{NotApplicable, nil, "a warm-pool member"}
+		return beside("a warm-pool member")
 	}
 	cost := r.stoppedCost(in)
 	if m := reasonDate.FindStringSubmatch(in.Reason); m != nil {
@@ -149,26 +215,26 @@ func ec2Stopped(r *Region, in *Instance, now time.Time) verdict {
 		}
 	}
 	if now.Sub(in.Launched) < stoppedFor {
-		return verdict{Compliant, nil, "started too recently to be stopped so long"}
+		return good("started too recently to be stopped so long")
 	}
 	if why := r.silenced(in.MetricStatus); why != "" {
-		return verdict{Errored, nil, why}
+		return unreadable(why)
 	}
 	if last, ok := lastVisible(in.running(), now); ok {
 		return sinceVerdict(last, now, stoppedFor, cost, "CPU points tell when it ran last")
 	}
 	if now.Sub(in.Launched) > keepHours {
-		return verdict{Violation, cost, "no CPU point in the whole retention, and started before it"}
+		return wasted(cost, cost, "no CPU point in the whole retention, and started before it")
 	}
-	return verdict{InsufficientData, nil, "no date, and it never ran long enough to leave a CPU point"}
+	return undecided("no date, and it never ran long enough to leave a CPU point")
 }
 
 func ebsUnattached(r *Region, v *Volume, now time.Time) verdict {
 	if v.State != "available" {
-		return verdict{NotApplicable, nil, v.State}
+		return beside(v.State)
 	}
 	if why := r.silenced(v.MetricStatus); why != "" {
-		return verdict{Errored, nil, why}
+		return unreadable(why)
 	}
 	cost := r.volumeCost(v)
 	if last, ok := lastVisible(v.History, now); ok {

@@ -21,7 +21,7 @@ const (
 func (w *world) nothingLost(t testing.TB, s seen) {
 	t.Helper()
 	judged := map[string]map[string]bool{} // ARNs by place and type
-	for _, truth := range w.estate.Truth() {
+	for _, truth := range w.truth() {
 		c := s.coverage(truth.Account, truth.Region, truth.ResourceType)
 		if c == nil {
 			t.Fatalf("%s %s: no coverage of %s", truth.Account, truth.Region, truth.ResourceType)
@@ -132,7 +132,7 @@ func TestListingDenied(t *testing.T) {
 		}
 	}
 	unknown := 0
-	for _, truth := range w.estate.Truth() {
+	for _, truth := range w.truth() {
 		if truth.Account != victim || truth.RuleID != "ec2-stopped" {
 			continue
 		}
