@@ -692,6 +692,134 @@ func (x *Verdict) GetOwner() string {
 	return ""
 }
 
+// Score is a figure from 0 to 100 with all that went into it, so that a person can recompute it.
+type Score struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0 is nothing to do, 100 the worst there is: the sum of the points of its factors, rounded, at most 100.
+	Value int32 `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	// What it is made of, in the order of the formula.
+	Factors       []*Factor `protobuf:"bytes,2,rep,name=factors,proto3" json:"factors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Score) Reset() {
+	*x = Score{}
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Score) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Score) ProtoMessage() {}
+
+func (x *Score) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Score.ProtoReflect.Descriptor instead.
+func (*Score) Descriptor() ([]byte, []int) {
+	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Score) GetValue() int32 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Score) GetFactors() []*Factor {
+	if x != nil {
+		return x.Factors
+	}
+	return nil
+}
+
+// Factor is one part of a score.
+type Factor struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name in snake_case, such as monthly_cost.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What it was computed from, as text, such as $60.00.
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// What it adds to the score.
+	Points float64 `protobuf:"fixed64,3,opt,name=points,proto3" json:"points,omitempty"`
+	// Most it can add.
+	MaxPoints     float64 `protobuf:"fixed64,4,opt,name=max_points,json=maxPoints,proto3" json:"max_points,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Factor) Reset() {
+	*x = Factor{}
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Factor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Factor) ProtoMessage() {}
+
+func (x *Factor) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Factor.ProtoReflect.Descriptor instead.
+func (*Factor) Descriptor() ([]byte, []int) {
+	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Factor) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Factor) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Factor) GetPoints() float64 {
+	if x != nil {
+		return x.Points
+	}
+	return 0
+}
+
+func (x *Factor) GetMaxPoints() float64 {
+	if x != nil {
+		return x.MaxPoints
+	}
+	return 0
+}
+
 // MonthlyCost is a figure for a month of 730 hours, as a range. An unknown
 // cost has no message at all; unknown is never 0.
 type MonthlyCost struct {
@@ -712,7 +840,7 @@ type MonthlyCost struct {
 
 func (x *MonthlyCost) Reset() {
 	*x = MonthlyCost{}
-	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[4]
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +852,7 @@ func (x *MonthlyCost) String() string {
 func (*MonthlyCost) ProtoMessage() {}
 
 func (x *MonthlyCost) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[4]
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +865,7 @@ func (x *MonthlyCost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonthlyCost.ProtoReflect.Descriptor instead.
 func (*MonthlyCost) Descriptor() ([]byte, []int) {
-	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{4}
+	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *MonthlyCost) GetLow() float64 {
@@ -810,7 +938,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[5]
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +950,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[5]
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +963,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{5}
+	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Evidence) GetName() string {
@@ -973,7 +1101,16 @@ const file_nightshift_rule_v1_rule_proto_rawDesc = "" +
 	"\fmonthly_cost\x18\x06 \x01(\v2\x1f.nightshift.rule.v1.MonthlyCostR\vmonthlyCost\x128\n" +
 	"\bevidence\x18\a \x03(\v2\x1c.nightshift.rule.v1.EvidenceR\bevidence\x12&\n" +
 	"\x0erecommendation\x18\b \x01(\tR\x0erecommendation\x12\x14\n" +
-	"\x05owner\x18\t \x01(\tR\x05owner\"u\n" +
+	"\x05owner\x18\t \x01(\tR\x05owner\"S\n" +
+	"\x05Score\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x05R\x05value\x124\n" +
+	"\afactors\x18\x02 \x03(\v2\x1a.nightshift.rule.v1.FactorR\afactors\"i\n" +
+	"\x06Factor\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06points\x18\x03 \x01(\x01R\x06points\x12\x1d\n" +
+	"\n" +
+	"max_points\x18\x04 \x01(\x01R\tmaxPoints\"u\n" +
 	"\vMonthlyCost\x12\x10\n" +
 	"\x03low\x18\x01 \x01(\x01R\x03low\x12\x12\n" +
 	"\x04high\x18\x02 \x01(\x01R\x04high\x12\x14\n" +
@@ -1039,7 +1176,7 @@ func file_nightshift_rule_v1_rule_proto_rawDescGZIP() []byte {
 }
 
 var file_nightshift_rule_v1_rule_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_nightshift_rule_v1_rule_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_nightshift_rule_v1_rule_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_nightshift_rule_v1_rule_proto_goTypes = []any{
 	(Category)(0),                 // 0: nightshift.rule.v1.Category
 	(Severity)(0),                 // 1: nightshift.rule.v1.Severity
@@ -1049,35 +1186,38 @@ var file_nightshift_rule_v1_rule_proto_goTypes = []any{
 	(*Parameter)(nil),             // 5: nightshift.rule.v1.Parameter
 	(*Example)(nil),               // 6: nightshift.rule.v1.Example
 	(*Verdict)(nil),               // 7: nightshift.rule.v1.Verdict
-	(*MonthlyCost)(nil),           // 8: nightshift.rule.v1.MonthlyCost
-	(*Evidence)(nil),              // 9: nightshift.rule.v1.Evidence
-	(*structpb.Value)(nil),        // 10: google.protobuf.Value
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Score)(nil),                 // 8: nightshift.rule.v1.Score
+	(*Factor)(nil),                // 9: nightshift.rule.v1.Factor
+	(*MonthlyCost)(nil),           // 10: nightshift.rule.v1.MonthlyCost
+	(*Evidence)(nil),              // 11: nightshift.rule.v1.Evidence
+	(*structpb.Value)(nil),        // 12: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_nightshift_rule_v1_rule_proto_depIdxs = []int32{
 	0,  // 0: nightshift.rule.v1.Rule.category:type_name -> nightshift.rule.v1.Category
 	5,  // 1: nightshift.rule.v1.Rule.parameters:type_name -> nightshift.rule.v1.Parameter
 	6,  // 2: nightshift.rule.v1.Rule.examples:type_name -> nightshift.rule.v1.Example
-	10, // 3: nightshift.rule.v1.Parameter.default_value:type_name -> google.protobuf.Value
-	10, // 4: nightshift.rule.v1.Parameter.value:type_name -> google.protobuf.Value
+	12, // 3: nightshift.rule.v1.Parameter.default_value:type_name -> google.protobuf.Value
+	12, // 4: nightshift.rule.v1.Parameter.value:type_name -> google.protobuf.Value
 	7,  // 5: nightshift.rule.v1.Example.verdict:type_name -> nightshift.rule.v1.Verdict
 	2,  // 6: nightshift.rule.v1.Verdict.outcome:type_name -> nightshift.rule.v1.Outcome
 	1,  // 7: nightshift.rule.v1.Verdict.severity:type_name -> nightshift.rule.v1.Severity
-	11, // 8: nightshift.rule.v1.Verdict.since:type_name -> google.protobuf.Timestamp
-	11, // 9: nightshift.rule.v1.Verdict.decidable_at:type_name -> google.protobuf.Timestamp
-	8,  // 10: nightshift.rule.v1.Verdict.monthly_cost:type_name -> nightshift.rule.v1.MonthlyCost
-	9,  // 11: nightshift.rule.v1.Verdict.evidence:type_name -> nightshift.rule.v1.Evidence
-	10, // 12: nightshift.rule.v1.Evidence.value:type_name -> google.protobuf.Value
-	10, // 13: nightshift.rule.v1.Evidence.threshold:type_name -> google.protobuf.Value
-	11, // 14: nightshift.rule.v1.Evidence.window_start:type_name -> google.protobuf.Timestamp
-	11, // 15: nightshift.rule.v1.Evidence.window_end:type_name -> google.protobuf.Timestamp
-	11, // 16: nightshift.rule.v1.Evidence.observed_at:type_name -> google.protobuf.Timestamp
-	3,  // 17: nightshift.rule.v1.Evidence.confidence:type_name -> nightshift.rule.v1.Confidence
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	13, // 8: nightshift.rule.v1.Verdict.since:type_name -> google.protobuf.Timestamp
+	13, // 9: nightshift.rule.v1.Verdict.decidable_at:type_name -> google.protobuf.Timestamp
+	10, // 10: nightshift.rule.v1.Verdict.monthly_cost:type_name -> nightshift.rule.v1.MonthlyCost
+	11, // 11: nightshift.rule.v1.Verdict.evidence:type_name -> nightshift.rule.v1.Evidence
+	9,  // 12: nightshift.rule.v1.Score.factors:type_name -> nightshift.rule.v1.Factor
+	12, // 13: nightshift.rule.v1.Evidence.value:type_name -> google.protobuf.Value
+	12, // 14: nightshift.rule.v1.Evidence.threshold:type_name -> google.protobuf.Value
+	13, // 15: nightshift.rule.v1.Evidence.window_start:type_name -> google.protobuf.Timestamp
+	13, // 16: nightshift.rule.v1.Evidence.window_end:type_name -> google.protobuf.Timestamp
+	13, // 17: nightshift.rule.v1.Evidence.observed_at:type_name -> google.protobuf.Timestamp
+	3,  // 18: nightshift.rule.v1.Evidence.confidence:type_name -> nightshift.rule.v1.Confidence
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_rule_v1_rule_proto_init() }
@@ -1092,7 +1232,7 @@ func file_nightshift_rule_v1_rule_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nightshift_rule_v1_rule_proto_rawDesc), len(file_nightshift_rule_v1_rule_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
