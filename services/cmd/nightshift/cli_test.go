@@ -91,12 +91,12 @@ func findingFixtures() []*findingv1.Finding {
 			FirstSeen: at, LastSeen: at, Etag: "1",
 		},
 		{
-			Id: strings.Repeat("b2", 16), RuleId: "ec2-stopped", State: findingv1.State_STATE_REOPENED, Severity: rulev1.Severity_SEVERITY_MEDIUM,
+			Id: strings.Repeat("b2", 16), RuleId: "ec2-stopped", Category: rulev1.Category_CATEGORY_WASTE, State: findingv1.State_STATE_REOPENED, Severity: rulev1.Severity_SEVERITY_MEDIUM,
 			Resource:    &scanv1.Resource{Arn: "arn:aws:ec2:eu-west-1:123456789012:instance/i-2", Id: "i-2", Type: "AWS::EC2::Instance", Account: "123456789012", Region: "eu-west-1", Name: "web"},
 			MonthlyCost: &rulev1.MonthlyCost{Low: 40, High: 60},
 		},
 		{
-			Id: strings.Repeat("c3", 16), RuleId: "ec2-stopped", State: findingv1.State_STATE_OPEN, Severity: rulev1.Severity_SEVERITY_LOW,
+			Id: strings.Repeat("c3", 16), RuleId: "ec2-stopped", Category: rulev1.Category_CATEGORY_WASTE, State: findingv1.State_STATE_OPEN, Severity: rulev1.Severity_SEVERITY_LOW,
 			Resource: &scanv1.Resource{Id: "i-3", Account: "123456789012", Region: "eu-west-1"},
 		},
 	}

@@ -73,7 +73,7 @@ func TestExitCodes(t *testing.T) {
 		{"findings watch", nobody, exitError, "127.0.0.1:1"},
 		{"findings list --timeout 50ms --addr persistence=" + silent.Addr().String(), good, exitError, "not done within --timeout"},
 		{"findings list --data-dir " + missing, good, exitError, "nothing runs on the data directory"},
-		{"scan security", good, exitUsage, "there is waste"},
+		{"scan nothing", good, exitUsage, "there is " + strings.Join(setNames(), ", ")},
 		{"scan waste waste", good, exitUsage, "at most one"},
 		{"scan --rules nope", good, exitUsage, "no rule"},
 		{"scan --param nope=1", good, exitUsage, "ec2-stopped.min_days=45"},

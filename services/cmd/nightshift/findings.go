@@ -37,7 +37,7 @@ var findingColumns = []column[*findingv1.Finding]{
 	{name: "severity", head: "Severity", text: func(f *findingv1.Finding) string { return name(f.GetSeverity()) },
 		paint: func(f *findingv1.Finding) paint { return severityPaint(f.GetSeverity()) }},
 	{name: "monthly_cost_low", number: true, csv: func(f *findingv1.Finding) string { return low(f.GetMonthlyCost()) }},
-	{name: "monthly_cost_high", head: "Monthly", number: true, text: func(f *findingv1.Finding) string { return cost(f.GetMonthlyCost()) },
+	{name: "monthly_cost_high", head: "Monthly", number: true, text: func(f *findingv1.Finding) string { return cost(f.GetCategory(), f.GetMonthlyCost()) },
 		csv: func(f *findingv1.Finding) string { return high(f.GetMonthlyCost()) }},
 	{name: "rule_id", head: "Rule", text: (*findingv1.Finding).GetRuleId},
 	{name: "resource_id", head: "Resource", flex: 21, text: func(f *findingv1.Finding) string { return f.GetResource().GetId() }},
@@ -374,7 +374,7 @@ func (c *cli) findingCard(f *findingv1.Finding, life []*findingv1.Transition) {
 	r := f.GetResource()
 	c.card(f.GetTitle(),
 		fact{"severity", name(f.GetSeverity()), severityPaint(f.GetSeverity())},
-		fact{"costs a month", costWithBasis(f.GetMonthlyCost()), bold},
+		fact{"costs a month", costWithBasis(f.GetCategory(), f.GetMonthlyCost()), bold},
 		fact{"state", name(f.GetState()), statePaint(f.GetState())},
 		fact{name: "why", text: f.GetReason()},
 		fact{name: "what to do", text: f.GetRecommendation()},
@@ -397,15 +397,12 @@ func (c *cli) findingCard(f *findingv1.Finding, life []*findingv1.Transition) {
 		c.print("\n%s\n%s\n", c.outPaint(bold, "Evidence"), renderTable(c, evidenceColumns, f.GetEvidence()))
 	}
 	if len(life) > 0 {
-		c.print("\n%s\n%s\n", c.outPaint(bold, "Life"), renderTable(c, lifeColumns, life))
+		c.print("\n%s\n%s\n", c.outPaint(bold, "Life"), renderTable(c, lifeColumns(f.GetCategory()), life))
 	}
 }
 
-func costWithBasis(m *rulev1.MonthlyCost) string {
-	if m == nil {
-		return "unknown"
-	}
-	s := cost(m)
+func costWithBasis(of rulev1.Category, m *rulev1.MonthlyCost) string {
+	s := cost(of, m)
 	if m.GetBasis() != "" {
 		s += " (" + strings.ToLower(m.GetBasis()) + " price"
 		if m.GetDate() != "" {
@@ -449,14 +446,16 @@ func withUnit(value, unit string) string {
 	return value + " " + unit
 }
 
-var lifeColumns = []column[*findingv1.Transition]{
-	{head: "When", text: func(t *findingv1.Transition) string { return when(t.GetTime()) }},
-	{head: "What", text: func(t *findingv1.Transition) string { return name(t.GetKind()) }},
-	{head: "Severity", text: func(t *findingv1.Transition) string { return name(t.GetToSeverity()) },
-		paint: func(t *findingv1.Transition) paint { return severityPaint(t.GetToSeverity()) }},
-	{head: "Monthly", number: true, text: func(t *findingv1.Transition) string { return cost(t.GetToCost()) }},
-	{head: "Run", flex: 12, spare: 1, text: (*findingv1.Transition).GetRunId},
-	{head: "Reason", flex: 20, text: (*findingv1.Transition).GetReason},
+func lifeColumns(of rulev1.Category) []column[*findingv1.Transition] {
+	return []column[*findingv1.Transition]{
+		{head: "When", text: func(t *findingv1.Transition) string { return when(t.GetTime()) }},
+		{head: "What", text: func(t *findingv1.Transition) string { return name(t.GetKind()) }},
+		{head: "Severity", text: func(t *findingv1.Transition) string { return name(t.GetToSeverity()) },
+			paint: func(t *findingv1.Transition) paint { return severityPaint(t.GetToSeverity()) }},
+		{head: "Monthly", number: true, text: func(t *findingv1.Transition) string { return cost(of, t.GetToCost()) }},
+		{head: "Run", flex: 12, spare: 1, text: (*findingv1.Transition).GetRunId},
+		{head: "Reason", flex: 20, text: (*findingv1.Transition).GetReason},
+	}
 }
 
 func (c *cli) findingsWatch() *cobra.Command {
@@ -556,7 +555,7 @@ func (c *cli) transitionLine(r *findingv1.WatchFindingsResponse) string {
 		kind = c.outPaint(green, kind)
 	}
 	line := fmt.Sprintf("%s  %s  %s  %12s  %-16s  %s %s  %s", format(t.GetTime(), time.DateTime), kind,
-		c.outPaint(severityPaint(f.GetSeverity()), fmt.Sprintf("%-8s", name(f.GetSeverity()))), cost(f.GetMonthlyCost()),
+		c.outPaint(severityPaint(f.GetSeverity()), fmt.Sprintf("%-8s", name(f.GetSeverity()))), cost(f.GetCategory(), f.GetMonthlyCost()),
 		f.GetRuleId(), f.GetResource().GetAccount(), f.GetResource().GetRegion(), clean(f.GetResource().GetId()))
 	if f.GetResource().GetName() != "" {
 		line += " (" + clean(f.GetResource().GetName()) + ")"

@@ -271,7 +271,7 @@ func (u *everything) show(ctx context.Context) (worst rulev1.Severity, err error
 		}
 		for _, f := range r.GetFindings() {
 			worst = max(worst, f.GetSeverity())
-			sum.add(f.GetSeverity(), f.GetMonthlyCost(), f.GetResource().GetArn())
+			sum.add(f.GetCategory(), f.GetSeverity(), f.GetMonthlyCost(), f.GetResource().GetArn())
 			if c.output != formatTable {
 				if err := all.add(f); err != nil {
 					return 0, err

@@ -33,12 +33,12 @@ type progress struct {
 
 // scopeLine is one account and region.
 type scopeLine struct {
-	account, region string
-	progress        *scanv1.Progress
-	bar             *mpb.Bar
-	end             string // how it ended; empty while it is at work
-	paint           paint
-	note            string
+	service, account, region string
+	progress                 *scanv1.Progress
+	bar                      *mpb.Bar
+	end                      string // how it ended; empty while it is at work
+	paint                    paint
+	note                     string
 }
 
 // plainEvery is how often a line is written where there is no terminal.
@@ -131,7 +131,7 @@ func (p *progress) done(s *scanv1.Scope, now *scanv1.Progress, trouble, note str
 func (p *progress) scope(s *scanv1.Scope) (l *scopeLine, added bool) {
 	key := s.GetService() + "/" + s.GetAccount() + "/" + s.GetRegion()
 	if l = p.scopes[key]; l == nil {
-		l = &scopeLine{account: s.GetAccount(), region: s.GetRegion(), progress: &scanv1.Progress{}}
+		l = &scopeLine{service: s.GetService(), account: s.GetAccount(), region: s.GetRegion(), progress: &scanv1.Progress{}}
 		p.scopes[key] = l
 		return l, true
 	}
@@ -199,7 +199,7 @@ func (p *progress) scopeText(l *scopeLine, frame int) string {
 		findings = "finding " // as wide as the others
 	}
 	s := fmt.Sprintf("  %s %s  %s %7s resources %5s %s %12s", mark, l.account, text.Pad(clean(l.region), 14, ' '),
-		count(l.progress.GetResources()), count(l.progress.GetViolations()), findings, knownCost(l.progress))
+		count(l.progress.GetResources()), count(l.progress.GetViolations()), findings, knownCost(l.service, l.progress))
 	if l.note != "" {
 		s += "  " + p.c.errPaint(l.paint, clean(l.note))
 	}

@@ -17,7 +17,8 @@ import (
 	"nightshift.dev/services/waste"
 )
 
-// sets are the rules of every scanning service that is linked here.
+// sets are the rules of every scanning service that is linked here. Commands, help
+// and completions follow from them.
 var sets = []*scan.Set{waste.Rules}
 
 func setNames() []string {
@@ -121,7 +122,7 @@ func (c *cli) ruleCard(r *rulev1.Rule) {
 		c.print("\n%s\n%s\n", c.outPaint(bold, "Parameters"), renderTable(c, parameterColumns, r.GetParameters()))
 	}
 	if len(r.GetExamples()) > 0 {
-		c.print("\n%s\n%s\n", c.outPaint(bold, "Examples"), renderTable(c, exampleColumns, r.GetExamples()))
+		c.print("\n%s\n%s\n", c.outPaint(bold, "Examples"), renderTable(c, exampleColumns(r.GetCategory()), r.GetExamples()))
 	}
 }
 
@@ -132,19 +133,21 @@ var parameterColumns = []column[*rulev1.Parameter]{
 	{head: "What it is", flex: 20, text: (*rulev1.Parameter).GetDescription},
 }
 
-var exampleColumns = []column[*rulev1.Example]{
-	{head: "Case", flex: 20, text: (*rulev1.Example).GetName},
-	{head: "Verdict", text: func(e *rulev1.Example) string { return name(e.GetVerdict().GetOutcome()) },
-		paint: func(e *rulev1.Example) paint { return outcomePaint(e.GetVerdict().GetOutcome()) }},
-	{head: "Severity", text: func(e *rulev1.Example) string { return name(e.GetVerdict().GetSeverity()) },
-		paint: func(e *rulev1.Example) paint { return severityPaint(e.GetVerdict().GetSeverity()) }},
-	{head: "Monthly cost", number: true, text: func(e *rulev1.Example) string {
-		if e.GetVerdict().GetOutcome() != rulev1.Outcome_OUTCOME_VIOLATION {
-			return ""
-		}
-		return cost(e.GetVerdict().GetMonthlyCost())
-	}},
-	{head: "Because", flex: 24, spare: 1, text: func(e *rulev1.Example) string { return e.GetVerdict().GetReason() }},
+func exampleColumns(of rulev1.Category) []column[*rulev1.Example] {
+	return []column[*rulev1.Example]{
+		{head: "Case", flex: 20, text: (*rulev1.Example).GetName},
+		{head: "Verdict", text: func(e *rulev1.Example) string { return name(e.GetVerdict().GetOutcome()) },
+			paint: func(e *rulev1.Example) paint { return outcomePaint(e.GetVerdict().GetOutcome()) }},
+		{head: "Severity", text: func(e *rulev1.Example) string { return name(e.GetVerdict().GetSeverity()) },
+			paint: func(e *rulev1.Example) paint { return severityPaint(e.GetVerdict().GetSeverity()) }},
+		{head: "Monthly cost", number: true, text: func(e *rulev1.Example) string {
+			if e.GetVerdict().GetOutcome() != rulev1.Outcome_OUTCOME_VIOLATION {
+				return ""
+			}
+			return cost(of, e.GetVerdict().GetMonthlyCost())
+		}},
+		{head: "Because", flex: 24, spare: 1, text: func(e *rulev1.Example) string { return e.GetVerdict().GetReason() }},
+	}
 }
 
 func outcomePaint(o rulev1.Outcome) paint {

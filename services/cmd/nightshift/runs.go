@@ -15,6 +15,7 @@ import (
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	"nightshift.dev/pkg/errs"
+	"nightshift.dev/services/waste"
 )
 
 func (c *cli) runs() (runv1.RunServiceClient, error) {
@@ -54,7 +55,7 @@ var runColumns = []column[*runv1.Run]{
 		csv: func(r *runv1.Run) string { return strconv.FormatInt(r.GetProgress().GetResources(), 10) }},
 	{name: "violations", head: "Findings", number: true, text: func(r *runv1.Run) string { return count(r.GetProgress().GetViolations()) },
 		csv: func(r *runv1.Run) string { return strconv.FormatInt(r.GetProgress().GetViolations(), 10) }},
-	{name: "monthly_cost", head: "Known cost", number: true, text: func(r *runv1.Run) string { return knownCost(r.GetProgress()) },
+	{name: "monthly_cost", head: "Known cost", number: true, text: func(r *runv1.Run) string { return knownCost(r.GetKind(), r.GetProgress()) },
 		csv: func(r *runv1.Run) string { return strconv.FormatFloat(r.GetProgress().GetMonthlyCost(), 'f', 2, 64) }},
 	{name: "opened", head: "New", number: true, spare: 1, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetOpened(), 10) }},
 	{name: "changed", number: true, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetChanged(), 10) }},
@@ -212,23 +213,25 @@ func (c *cli) runCard(r *runv1.Run) {
 		fact{name: "parameters", text: pairs(r.GetParameters())},
 		fact{name: "looked at", text: fmt.Sprintf("%s in %s, %s", many(p.GetResources(), "resource", "resources"),
 			many(int64(r.GetScopes().GetTotal()), "scope", "scopes"), many(p.GetVerdicts(), "verdict", "verdicts"))},
-		fact{name: "found", text: fmt.Sprintf("%s, known cost %s a month", many(p.GetViolations(), "finding", "findings"), cmp.Or(knownCost(p), "$0.00"))},
+		fact{name: "found", text: fmt.Sprintf("%s, known cost %s a month", many(p.GetViolations(), "finding", "findings"), cmp.Or(knownCost(r.GetKind(), p), "$0.00"))},
 		fact{name: "of these", text: fmt.Sprintf("%s new, %s changed, %s as before, %s came back; %s resolved", count(f.GetOpened()), count(f.GetChanged()),
 			count(f.GetUnchanged()), count(f.GetReopened()), count(f.GetResolved()))},
 		fact{name: "asked of AWS", text: meterText(p.GetMeter())},
 	)
 }
 
-// knownCost is what the findings of a scan are known to cost a month. A sum of
-// nothing known is unknown, not 0; of no findings it is "".
-func knownCost(p *scanv1.Progress) string {
+// knownCost is what the findings of a service's scan are known to cost a month.
+// Waste of which nothing is known costs an unknown amount, not 0; other
+// findings cost nothing by themselves, which is "", as are none.
+func knownCost(service string, p *scanv1.Progress) string {
 	switch {
-	case p.GetViolations() == 0:
-		return ""
-	case p.GetMonthlyCost() == 0:
+	case p.GetMonthlyCost() > 0:
+		return "$" + thousands(p.GetMonthlyCost())
+	case p.GetViolations() > 0 && service == waste.Rules.Service():
 		return "unknown"
+	default:
+		return ""
 	}
-	return "$" + thousands(p.GetMonthlyCost())
 }
 
 // meterText says what a scan cost in calls and money.
@@ -258,7 +261,7 @@ var scopeColumns = []column[*runv1.RunScope]{
 	}},
 	{head: "Resources", number: true, text: func(s *runv1.RunScope) string { return count(s.GetProgress().GetResources()) }},
 	{head: "Findings", number: true, text: func(s *runv1.RunScope) string { return count(s.GetProgress().GetViolations()) }},
-	{head: "Known cost", number: true, text: func(s *runv1.RunScope) string { return knownCost(s.GetProgress()) }},
+	{head: "Known cost", number: true, text: func(s *runv1.RunScope) string { return knownCost(s.GetScope().GetService(), s.GetProgress()) }},
 	{head: "New", number: true, text: func(s *runv1.RunScope) string { return count(s.GetFindings().GetOpened()) }},
 	{head: "Gone", number: true, text: func(s *runv1.RunScope) string { return count(s.GetFindings().GetResolved()) }},
 	{head: "Calls", number: true, spare: 1, text: func(s *runv1.RunScope) string { return count(s.GetProgress().GetMeter().GetCalls()) }},

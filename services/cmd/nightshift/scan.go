@@ -258,7 +258,7 @@ func (s *oneShot) judged(j *scan.Judgement) error {
 	}
 	o := j.Observation()
 	if violation {
-		s.totals.add(o.GetVerdict().GetSeverity(), o.GetVerdict().GetMonthlyCost(), o.GetResource().GetArn())
+		s.totals.add(o.GetCategory(), o.GetVerdict().GetSeverity(), o.GetVerdict().GetMonthlyCost(), o.GetResource().GetArn())
 		s.worst = max(s.worst, o.GetVerdict().GetSeverity())
 	}
 	if s.c.output == formatTable {
@@ -543,7 +543,7 @@ func verdictColumns(outcomes bool) []column[*scanv1.Observation] {
 				if o.GetVerdict().GetOutcome() != rulev1.Outcome_OUTCOME_VIOLATION {
 					return ""
 				}
-				return cost(o.GetVerdict().GetMonthlyCost())
+				return cost(o.GetCategory(), o.GetVerdict().GetMonthlyCost())
 			}},
 		{name: "rule_id", head: "Rule", text: (*scanv1.Observation).GetRuleId},
 		{name: "resource_id", head: "Resource", flex: 21, text: resource((*scanv1.Resource).GetId)},
@@ -572,7 +572,7 @@ type totals struct {
 	all     int64
 }
 
-func (t *totals) add(s rulev1.Severity, m *rulev1.MonthlyCost, arn string) {
+func (t *totals) add(of rulev1.Category, s rulev1.Severity, m *rulev1.MonthlyCost, arn string) {
 	if t.count == nil {
 		t.count, t.unknown = map[rulev1.Severity]int64{}, map[rulev1.Severity]int64{}
 		t.costs, t.worst = map[string]*rulev1.MonthlyCost{}, map[string]rulev1.Severity{}
@@ -580,7 +580,9 @@ func (t *totals) add(s rulev1.Severity, m *rulev1.MonthlyCost, arn string) {
 	t.all++
 	t.count[s]++
 	if m == nil {
-		t.unknown[s]++
+		if of == rulev1.Category_CATEGORY_WASTE {
+			t.unknown[s]++
+		}
 		return
 	}
 	if have := t.costs[arn]; have == nil || m.GetHigh() > have.GetHigh() {
@@ -615,7 +617,10 @@ func (t *totals) sentence(c *cli) string {
 		return c.errPaint(green, "nothing found")
 	}
 	low, high := t.sum(0)
-	s := fmt.Sprintf("%s, %s a month", c.errPaint(bold, many(t.all, "finding", "findings")), c.errPaint(bold, dollars(low, high)))
+	s := c.errPaint(bold, many(t.all, "finding", "findings"))
+	if high > 0 || len(t.unknown) > 0 {
+		s += ", " + c.errPaint(bold, dollars(low, high)) + " a month"
+	}
 	var (
 		by      []string
 		unknown int64
@@ -627,8 +632,11 @@ func (t *totals) sentence(c *cli) string {
 		s += fmt.Sprintf(" and %s of unknown cost", count(unknown))
 	}
 	for _, v := range t.severities() {
-		_, high := t.sum(v)
-		by = append(by, c.errPaint(severityPaint(v), name(v))+fmt.Sprintf(" %s ($%s)", count(t.count[v]), thousands(high)))
+		part := c.errPaint(severityPaint(v), name(v)) + " " + count(t.count[v])
+		if low, high := t.sum(v); high > 0 {
+			part += " (" + dollars(low, high) + ")"
+		}
+		by = append(by, part)
 	}
 	return s + ": " + strings.Join(by, ", ")
 }

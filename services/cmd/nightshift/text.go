@@ -120,12 +120,17 @@ func severityPaint(s rulev1.Severity) paint {
 	}
 }
 
-// cost is a monthly cost for people.
-func cost(m *rulev1.MonthlyCost) string {
-	if m == nil {
+// cost is a monthly cost for people. Waste without one costs an unknown amount;
+// anything else costs nothing by itself, which is "".
+func cost(of rulev1.Category, m *rulev1.MonthlyCost) string {
+	switch {
+	case m != nil:
+		return dollars(m.GetLow(), m.GetHigh())
+	case of == rulev1.Category_CATEGORY_WASTE:
 		return "unknown"
+	default:
+		return ""
 	}
-	return dollars(m.GetLow(), m.GetHigh())
 }
 
 // dollars is a range of dollars for people: $1,234.56, or $40.00–60.00.

@@ -617,10 +617,14 @@ var severityColumns = []column[severityRow]{
 	{head: "Severity", text: func(r severityRow) string { return name(r.severity) }, paint: func(r severityRow) paint { return severityPaint(r.severity) }},
 	{head: "Findings", number: true, text: func(r severityRow) string { return count(r.count) }},
 	{head: "Monthly cost", number: true, text: func(r severityRow) string {
-		if r.unknown == r.count {
+		switch {
+		case r.high > 0:
+			return dollars(r.low, r.high)
+		case r.unknown > 0:
 			return "unknown"
+		default:
+			return ""
 		}
-		return dollars(r.low, r.high)
 	}},
 	{head: "Of unknown cost", number: true, text: func(r severityRow) string { return strings.TrimPrefix(count(r.unknown), "0") }},
 }
