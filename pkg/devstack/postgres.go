@@ -54,7 +54,6 @@ const (
 type PostgresServer struct {
 	dir       string
 	socket    string // the directory the socket is in
-	log       *os.File
 	lock      *os.File
 	process   *os.Process
 	done      chan struct{} // closed when the server has exited, after exit is set
@@ -74,7 +73,7 @@ type PostgresServer struct {
 // the server does not start; the error has the end of the server's log.
 func Postgres(ctx context.Context, o PostgresOptions) (_ *PostgresServer, err error) {
 	log := cmp.Or(o.Logger, slog.Default())
-	s := &PostgresServer{done: make(chan struct{}), stopped: make(chan struct{}), temporary: o.Dir == ""}
+	s := &PostgresServer{stopped: make(chan struct{}), temporary: o.Dir == ""}
 	defer func() {
 		if err != nil {
 			s.release()
@@ -138,7 +137,15 @@ func Postgres(ctx context.Context, o PostgresOptions) (_ *PostgresServer, err er
 			return nil, err
 		}
 	}
-	if err := s.start(ctx, bin, as); err != nil {
+	// What held the memory of an earlier server may be gone from the list of processes and still be letting go of it,
+	// or be children of one that was killed, which notice in a moment.
+	leave, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	poll(leave, func() bool {
+		err = s.start(ctx, bin, as)
+		return err == nil || !strings.Contains(err.Error(), "pre-existing shared memory block")
+	})
+	if err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -192,9 +199,6 @@ func (s *PostgresServer) end() {
 
 // release gives back what is held beside the process.
 func (s *PostgresServer) release() {
-	if s.log != nil {
-		s.log.Close()
-	}
 	if s.socket != "" && s.socket != s.dir {
 		os.RemoveAll(s.socket)
 	}
@@ -374,10 +378,11 @@ func copyDir(from, to string, as user) error {
 
 // start runs the server and waits until it answers.
 func (s *PostgresServer) start(ctx context.Context, bin binaries, as user) error {
-	var err error
-	if s.log, err = os.OpenFile(s.logPath(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600); err != nil {
+	log, err := os.OpenFile(s.logPath(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
 		return err
 	}
+	defer log.Close() // the server has its own copy
 	args := []string{"-D", s.data()}
 	for _, setting := range s.settings() {
 		args = append(args, "-c", setting)
@@ -387,12 +392,13 @@ func (s *PostgresServer) start(ctx context.Context, bin binaries, as user) error
 	// A group of its own: Ctrl-C in a terminal is for us, who stop the server last.
 	cmd.SysProcAttr.Setpgid = true
 	dieWithParent(cmd.SysProcAttr)
-	cmd.Stdout, cmd.Stderr = s.log, s.log
+	cmd.Stdout, cmd.Stderr = log, log
 	if s.watchdog != nil {
 		cmd.ExtraFiles = []*os.File{s.watchdog.server}
 	}
 
-	started := make(chan error)
+	started, done := make(chan error), make(chan struct{})
+	s.done = done
 	go func() {
 		// The kernel's promise is tied to the thread that starts the server, so this one stays as long as the server.
 		runtime.LockOSThread()
@@ -400,19 +406,19 @@ func (s *PostgresServer) start(ctx context.Context, bin binaries, as user) error
 		started <- err
 		if err == nil {
 			s.exit = cmd.Wait()
-			close(s.done)
+			close(done)
 		}
 	}()
 	if err := <-started; err != nil {
 		return fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	s.process = cmd.Process
-	if s.watchdog != nil {
-		s.watchdog.server.Close() // the server has its own copy
-	}
 	if err := s.ready(ctx); err != nil {
 		s.end()
 		return fmt.Errorf("%w; the end of its log:\n%s", err, s.logTail())
+	}
+	if s.watchdog != nil {
+		s.watchdog.server.Close() // the server has its own copy
 	}
 	return nil
 }

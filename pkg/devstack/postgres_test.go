@@ -155,6 +155,23 @@ func TestPostgresComesBackAfterAKill(t *testing.T) {
 	}
 }
 
+// What is left when the kernel is out of memory: no postmaster, but its children, which notice in a moment.
+func TestPostgresComesBackAfterItsServerIsKilled(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c := startChild(t, dir)
+	conn, err := pgx.Connect(t.Context(), c.dsn) // keeps one of them busy with us
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if err := syscall.Kill(c.pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	c.kill()
+	startPostgres(t, dir)
+}
+
 func TestTemporaryPostgresIsGoneWithItsProcess(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"kill -9", "os.Exit"} {

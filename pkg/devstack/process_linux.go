@@ -3,6 +3,7 @@ package devstack
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,14 +26,11 @@ func (u user) attributes() *syscall.SysProcAttr {
 	}
 }
 
-// serves is whether the process is a Postgres on this data directory: a postmaster's working directory is its data.
+// serves is whether the process is a Postgres that was started on this data directory. It reads the command line, which
+// anyone may; what a process of another user has open is shown to few, and in a container not to root.
 func serves(pid int, data string) bool {
-	here, err := os.Stat(data)
-	if err != nil {
-		return false
-	}
-	its, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
-	return err == nil && os.SameFile(here, its)
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && slices.Contains(strings.Split(string(line), "\x00"), data)
 }
 
 // capsToWalk is the smaller of the two capabilities that let a process walk through closed directories, if we have one
