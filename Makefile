@@ -8,7 +8,6 @@ SHELL := bash
 
 BIN := .bin
 MODULES := gen pkg services examples
-TOOLS := $(notdir $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod)))
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -ldflags "-X nightshift.dev/pkg/app.Version=$(VERSION)"
@@ -72,10 +71,6 @@ modules-check:
 	@for m in $(MODULES); do \
 		echo "$$m: go build and go mod tidy without the workspace"; \
 		(cd $$m && GOWORK=off go build ./... && GOWORK=off go mod tidy -diff); \
-	done
-	@for t in $(TOOLS); do \
-		echo "tools/$$t: go mod tidy"; \
-		(cd tools/$$t && GOWORK=off go mod tidy -diff); \
 	done
 
 .PHONY: lint
