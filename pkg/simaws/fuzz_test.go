@@ -1,6 +1,7 @@
 package simaws
 
 import (
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"io"
@@ -40,6 +41,10 @@ func FuzzQuery(f *testing.F) {
 		"Action=DescribeInstances&Version=2016-11-15&Filter.1.Name=tag%3AName&Filter.1.Value.1=a%2A%3F%5C&MaxResults=5",
 		"Action=DescribeVolumes&VolumeId.1=vol-1&VolumeId.2=&NextToken=AAAAAAAAAAAAAAAAAAAAAA==",
 		"Action=DescribeSnapshots&Owner.1=self&Filter.1.Name=start-time&Filter.1.Value.1=2026-%2A", "Action=DescribeAddresses&PublicIp.1=1.2.3.4", "Action=DescribeRegions&AllRegions=true", "%zz",
+		"Action=DescribeImages&Owner.1=self&IncludeDeprecated=true&IncludeDisabled=true&ExecutableBy.1=all", "Action=DescribeInstanceImageMetadata&MaxResults=5",
+		"Action=DescribeSecurityGroups&Filter.1.Name=ip-permission.from-port&Filter.1.Value.1=22&GroupName.1=default", "Action=DescribeSecurityGroupRules&SecurityGroupRuleId.1=sgr-1",
+		"Action=DescribeNetworkInterfaces&Filter.1.Name=addresses.association.public-ip&Filter.1.Value.1=%2A", "Action=DescribeRouteTables&Filter.1.Name=route.state&Filter.1.Value.1=blackhole",
+		"Action=DescribeManagedPrefixLists&MaxResults=1", "Action=GetManagedPrefixListEntries&PrefixListId.1=pl-1&PrefixListId=pl-1&TargetVersion=0", "Action=GetEbsEncryptionByDefault",
 		"Action=DescribeAvailabilityZones&ZoneName.1=us-east-1a",
 		"Action=GetMetricData&Version=2010-08-01&StartTime=2026-08-01T00:00:00Z&EndTime=2026-08-03T00:00:00Z&MetricDataQueries.member.1.Id=a&MetricDataQueries.member.1.MetricStat.Stat=Sum&MetricDataQueries.member.1.MetricStat.Period=60&MetricDataQueries.member.1.MetricStat.Metric.MetricName=CPUUtilization&MetricDataQueries.member.1.MetricStat.Metric.Namespace=AWS%2FEC2",
 		"Action=ListMetrics&Dimensions.member.1.Name=InstanceId", "Action=AssumeRole&RoleArn=arn:aws:iam::111122223333:role/x&RoleSessionName=run", "Action=GetCallerIdentity",
@@ -128,6 +133,40 @@ func FuzzText(f *testing.F) {
 		}
 		if got != want {
 			t.Fatalf("%q came back as %q", want, got)
+		}
+	})
+}
+
+// Whatever a policy document says, reading and deciding it ends, and a Deny of everything denies everything.
+func FuzzPolicy(f *testing.F) {
+	f.Add(`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["ec2:Describe*"],"Resource":"*"}]}`, "ec2:DescribeVolumes")
+	f.Add(`{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Action":"*","Resource":["*"]}]}`, `a:\*?`)
+	f.Fuzz(func(t *testing.T, text, action string) {
+		p := new(Policy)
+		if json.Unmarshal([]byte(text), p) != nil || p.check() != nil {
+			return
+		}
+		p.decide(action)
+		p.Statement = append(p.Statement, Statement{Effect: "Deny", Action: Words{"*"}, Resource: Words{"*"}})
+		if p.decide(action) != explicitlyDenied {
+			t.Errorf("%q is not denied", action)
+		}
+	})
+}
+
+// Whatever the ranges of a group's rules are, a further rule never makes it less open.
+func FuzzExposure(f *testing.F) {
+	f.Add("0.0.0.0/1", "128.0.0.0/1", "tcp", int32(22), int32(22))
+	f.Add("::/0", "10.0.0.0/8", "-1", int32(-1), int32(-1))
+	f.Add("255.255.255.255/32", "not a range", "6", int32(70000), int32(1))
+	f.Fuzz(func(t *testing.T, a, b, protocol string, from, to int32) {
+		r := &Region{account: new(Account)}
+		rule := func(cidr string) GroupRule { return GroupRule{Protocol: protocol, From: &from, To: &to, CIDR: cidr} }
+		one := r.exposure(&Group{Ingress: []GroupRule{rule(a)}})
+		two := r.exposure(&Group{Ingress: []GroupRule{rule(a), rule(b)}})
+		turned := r.exposure(&Group{Ingress: []GroupRule{rule(b), rule(a)}})
+		if two != turned || worse(one.severity, two.severity) != two.severity || one.world && !two.world {
+			t.Errorf("%s: %+v; with %s: %+v, in the other order %+v", a, one, b, two, turned)
 		}
 	})
 }

@@ -75,7 +75,7 @@ knows the right answer of every rule for every resource.`,
 
 func serveCommand() *cobra.Command {
 	var f estateFlags
-	var listen, faults string
+	var listen, faults, policy string
 	var config simaws.Config
 	c := &cobra.Command{
 		Use:   "serve",
@@ -85,6 +85,7 @@ func serveCommand() *cobra.Command {
   aws ec2 describe-volumes --filters Name=status,Values=available
   simaws serve --resources 100000 --accounts 25 --no-quotas
   simaws serve --faults faults.json      # [{"kind":"throttle","share":0.2},{"kind":"reset","region":"eu-west-1","after":3}]
+  simaws serve --policy readonly.json    # whatever it does not allow is denied
   curl -X PUT -d '[{"kind":"latency","delay":"250ms"}]' http://127.0.0.1:4566/_simaws/faults
   curl http://127.0.0.1:4566/_simaws/stats`,
 		Args: cobra.NoArgs,
@@ -95,6 +96,11 @@ func serveCommand() *cobra.Command {
 			}
 			if faults != "" {
 				if config.Faults, err = simaws.LoadFaults(faults); err != nil {
+					return err
+				}
+			}
+			if policy != "" {
+				if config.Policy, err = simaws.LoadPolicy(policy); err != nil {
 					return err
 				}
 			}
@@ -114,6 +120,7 @@ func serveCommand() *cobra.Command {
 	c.Flags().StringVar(&listen, "listen", "127.0.0.1:4566", "address to listen on; port 0 picks a free one")
 	c.Flags().BoolVar(&config.NoQuotas, "no-quotas", false, "turn AWS's token buckets off")
 	c.Flags().StringVar(&faults, "faults", "", "JSON or YAML file with a list of faults")
+	c.Flags().StringVar(&policy, "policy", "", "IAM policy document that limits every session of an assumed role")
 	return c
 }
 

@@ -46,7 +46,7 @@ func TestTruthAndEstate(t *testing.T) {
 	if err != nil || !strings.HasPrefix(one, "[") || strings.Contains(one, "ec2-stopped") {
 		t.Errorf("one rule: %v", err)
 	}
-	for _, bad := range [][]string{{"truth", "-o", "xml"}, {"truth", "--now", "yesterday"}, {"truth", "--estate", path + ".not"}, {"serve", "--faults", path}, {"serve", "--listen", "nowhere:x"}} {
+	for _, bad := range [][]string{{"truth", "-o", "xml"}, {"truth", "--now", "yesterday"}, {"truth", "--estate", path + ".not"}, {"serve", "--faults", path}, {"serve", "--policy", path}, {"serve", "--listen", "nowhere:x"}} {
 		if _, err := run(t, bad...); err == nil {
 			t.Errorf("%v: no error", bad)
 		}
@@ -59,11 +59,15 @@ func TestServe(t *testing.T) {
 	if err := os.WriteFile(faults, []byte(`[{"kind":"throttle","share":0.5}]`), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	policy := t.TempDir() + "/policy.json"
+	if err := os.WriteFile(policy, []byte(`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"ec2:*","Resource":"*"}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	r, w := io.Pipe()
 	c := command()
-	c.SetArgs([]string{"serve", "--listen", "127.0.0.1:0", "--resources", "50", "--no-quotas", "--faults", faults})
+	c.SetArgs([]string{"serve", "--listen", "127.0.0.1:0", "--resources", "50", "--no-quotas", "--faults", faults, "--policy", policy})
 	c.SetOut(w)
 	c.SetErr(io.Discard)
 	done := make(chan error, 1)
