@@ -253,7 +253,9 @@ func (d *deployment) wantTruth(ctx context.Context, t *testing.T) {
 	client := findingv1.NewFindingServiceClient(d.dial(t, "persistence", 0))
 	got, token := map[string]bool{}, ""
 	for {
-		page, err := client.ListFindings(ctx, &findingv1.ListFindingsRequest{PageSize: 20, PageToken: token, Filter: `state != "RESOLVED"`})
+		page, err := client.ListFindings(ctx, &findingv1.ListFindingsRequest{
+			PageSize: 20, PageToken: token, Filter: `state != "RESOLVED" AND (rule_id = "ec2-stopped" OR rule_id = "ebs-unattached")`,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
