@@ -13,19 +13,6 @@ import (
 // filterValues is how many values one EC2 filter may hold.
 const filterValues = 200
 
-// Actions returns every IAM action the kinds and facts of this package need,
-// sorted: what a policy for a scanned account must allow, beside aws.Actions.
-func Actions() []string {
-	all := slices.Concat(
-		Instances.Actions, Volumes.Actions, Snapshots.Actions, ElasticIPs.Actions,
-		InstanceVolumes.Actions, InstanceLastCPU.Actions, InstanceAddresses.Actions, InstanceCPU.Actions, InstanceMemory.Actions,
-		VolumeLastRead.Actions, VolumeHasSnapshot.Actions,
-		SnapshotImages.Actions, SnapshotVolume.Actions, SnapshotOthers.Actions, ElasticIPInterface.Actions,
-	)
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
 // stream reads pages until there are no more: more tells, next reads one and
 // returns its token. Nothing is kept of a page. Errors are next's own.
 func stream(ctx context.Context, action string, more func() bool, next func() (*string, error)) error {
