@@ -101,7 +101,7 @@ func FuzzMetricRequest(f *testing.F) {
 			}
 			return
 		}
-		for _, target := range []string{"GraniteServiceVersion20100801.GetMetricData", "AWSOrganizationsV20161128.ListAccounts"} {
+		for _, target := range []string{"GraniteServiceVersion20100801.GetMetricData", "AWSOrganizationsV20161128.ListAccounts", "AWSPriceListService.GetProducts"} {
 			if w := send(s, "monitoring", "/", string(body), "X-Amz-Target", target); w.Code >= 500 || !strings.HasPrefix(w.Body.String(), "{") {
 				t.Fatalf("%d %s", w.Code, w.Body)
 			}

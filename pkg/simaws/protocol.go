@@ -33,6 +33,10 @@ func (c *call) route() (handler, error) {
 			c.protocol, c.service = jsonProtocol{"application/x-amz-json-1.0"}, "cloudwatch"
 			return c.lookup(cloudwatchActions)
 		}
+		if service == pricingTarget {
+			c.protocol, c.service = jsonProtocol{"application/x-amz-json-1.1"}, "pricing"
+			return c.lookup(pricingActions)
+		}
 		c.protocol, c.service = jsonProtocol{"application/x-amz-json-1.1"}, "organizations"
 		return c.lookup(organizationsActions)
 	}

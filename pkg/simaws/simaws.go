@@ -1,4 +1,4 @@
-// Package simaws is an AWS of one's own: a loopback HTTP endpoint that speaks the wire protocols of EC2, CloudWatch, STS and Organizations to unmodified AWS
+// Package simaws is an AWS of one's own: a loopback HTTP endpoint that speaks the wire protocols of EC2, CloudWatch, STS, Organizations and the price list to unmodified AWS
 // SDKs and tools, over an estate that is generated from a seed or loaded from a file. It pages as AWS does, enforces AWS's token buckets, injects faults on
 // request, and keeps the ground truth of the product's rules beside the estate.
 //
