@@ -1,6 +1,7 @@
 package persistence
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -105,5 +106,58 @@ func TestRunOfOneScope(t *testing.T) {
 	run = scanOnce(t, s, 1, partial, violation("vol-1", at(1)))
 	if run.GetState() != runv1.RunState_RUN_STATE_PARTIAL || run.GetFindings().GetUnchanged() != 1 || !strings.Contains(run.GetError(), "throttled") {
 		t.Errorf("run is %v", run)
+	}
+}
+
+// A rule that judges several types has a tally for each; a type that was not
+// listed proves nothing about its findings, whatever became of the others.
+func TestAbsenceIsByRuleAndType(t *testing.T) {
+	t.Parallel()
+	types := []string{"AWS::EC2::Snapshot", volumeType, "AWS::EC2::EIP"}
+	s := service(t)
+	untagged := func(n int) (out []*scanv1.Observation) {
+		for _, kind := range types {
+			out = append(out, violation(kind, at(n), func(o *scanv1.Observation) {
+				o.RuleId, o.Resource.Type = "required-tags", kind
+				o.FindingId = idOf(here, o.RuleId, o.Resource.Arn)
+			}))
+		}
+		return out
+	}
+	for n := range 3 {
+		id := fmt.Sprintf("waste-scan/%d", n)
+		startRun(t, s, id, here)
+		m := &findingv1.FindingsObserved{RunId: id, Scope: here, Execution: "1.1", Sequence: 1}
+		if n == 0 {
+			m.Observations = untagged(n)
+		}
+		observe(t, s, m)
+		finishScope(t, s, finished(id, "1.1", 1, at(n), complete, func(f *scanv1.ScopeFinished) {
+			f.Coverage, f.Tallies = nil, nil
+			for i, kind := range types {
+				c := &scanv1.Coverage{ResourceType: kind, Status: complete}
+				if i == 0 {
+					c.Status, c.Error = denied, "UnauthorizedOperation"
+				}
+				f.Coverage = append(f.Coverage, c)
+				f.Tallies = append(f.Tallies, &scanv1.Tally{RuleId: "required-tags", RuleVersion: 1, ResourceType: kind, Violations: int64(i)})
+			}
+		}))
+	}
+	for i, o := range untagged(0) {
+		want := findingv1.State_STATE_RESOLVED
+		if i == 0 {
+			want = findingv1.State_STATE_OPEN
+		}
+		if f := getFinding(t, s, o.GetFindingId()); f.GetState() != want {
+			t.Errorf("finding on %s is %s, want %s", types[i], f.GetState(), want)
+		}
+	}
+	resp, err := s.ListRunScopes(t.Context(), &runv1.ListRunScopesRequest{RunId: "waste-scan/2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tallies := resp.GetScopes()[0].GetTallies(); len(tallies) != len(types) {
+		t.Errorf("tallies are %v, want one for each of %v", tallies, types)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/uptrace/bun"
 	"github.com/uptrace/bun/dialect/pgdialect"
+	"github.com/uptrace/bun/schema"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -81,41 +82,54 @@ func (tx *transaction) recordListings(ctx context.Context, k scopeKey, scan time
 	return err
 }
 
+// ruleTypes are rules, each with a type it was run on.
+type ruleTypes struct{ rules, types []string }
+
+func (r *ruleTypes) add(t *tallyRow) {
+	r.rules, r.types = append(r.rules, t.RuleID), append(r.types, t.ResourceType)
+}
+
+// of is the condition that a finding f is of one of them.
+func (r *ruleTypes) of() schema.QueryAppender {
+	return bun.SafeQuery("(f.rule_id, f.resource_type) IN (SELECT * FROM unnest(?::text[], ?::text[]))",
+		pgdialect.Array(r.rules), pgdialect.Array(r.types))
+}
+
 // resolveAbsent counts the scans that did not show a resource although they
 // listed all of its type, and resolves findings at the second in a row. A scan
 // in between that did not list everything begins the count anew. It touches
-// findings of the rules that were run, and if the whole scope failed, those of
-// all rules of the service.
+// findings of the rules that were run, on the types they were run on, and if
+// the whole scope failed, those of all rules of the service.
 func (tx *transaction) resolveAbsent(ctx context.Context, row *runScope, scan time.Time, rules map[string]*tallyRow, complete, stale map[string]bool, failed bool) error {
-	listed, unlisted := []string{}, []string{}
-	for id, t := range rules {
+	var listed, unlisted ruleTypes
+	for _, t := range rules {
 		switch {
 		case stale[t.ResourceType]:
 		case complete[t.ResourceType]:
-			listed = append(listed, id)
+			listed.add(t)
 		default:
-			unlisted = append(unlisted, id)
+			unlisted.add(t)
 		}
 	}
 	scope := []any{row.Account, row.Region, row.Service}
-	if failed || len(unlisted) > 0 {
+	if failed || len(unlisted.rules) > 0 {
 		_, err := tx.NewRaw(`
 			UPDATE checks c SET absent_runs = 0 FROM findings f
-			WHERE c.id = f.id AND (f.account, f.region, f.service) = (?) AND (? OR f.rule_id = ANY(?)) AND c.absent_runs > 0`,
-			bun.List(scope), failed, pgdialect.Array(unlisted)).Exec(ctx)
+			WHERE c.id = f.id AND (f.account, f.region, f.service) = (?) AND (? OR ?) AND c.absent_runs > 0`,
+			bun.List(scope), failed, unlisted.of()).Exec(ctx)
 		if err != nil {
 			return err
 		}
 	}
-	if len(listed) == 0 {
+	if len(listed.rules) == 0 {
 		return nil
 	}
 	var gone []*finding
 	err := tx.NewRaw(`
 		UPDATE findings f SET state = 2, resolve_time = ?, revision = f.revision + 1 FROM checks c
-		WHERE c.id = f.id AND (f.account, f.region, f.service) = (?) AND f.rule_id = ANY(?) AND f.state <> 2
+		WHERE c.id = f.id AND (f.account, f.region, f.service) = (?) AND ? AND f.state <> 2
 			AND c.checked_run_id <> ? AND c.checked_time <= ? AND c.absent_runs > 0
-		RETURNING f.*, c.last_seen, c.last_run_id`, scan, bun.List(scope), pgdialect.Array(listed), row.RunID, scan).Scan(ctx, &gone)
+		RETURNING f.*, c.last_seen, c.last_run_id`, scan, bun.List(scope), listed.of(), row.RunID, scan).Scan(ctx, &gone)
 	if err != nil {
 		return err
 	}
@@ -129,8 +143,8 @@ func (tx *transaction) resolveAbsent(ctx context.Context, row *runScope, scan ti
 	}
 	_, err = tx.NewRaw(`
 		UPDATE checks c SET absent_runs = 1 FROM findings f
-		WHERE c.id = f.id AND (f.account, f.region, f.service) = (?) AND f.rule_id = ANY(?) AND f.state <> 2
-			AND c.checked_run_id <> ? AND c.checked_time <= ?`, bun.List(scope), pgdialect.Array(listed), row.RunID, scan).Exec(ctx)
+		WHERE c.id = f.id AND (f.account, f.region, f.service) = (?) AND ? AND f.state <> 2
+			AND c.checked_run_id <> ? AND c.checked_time <= ?`, bun.List(scope), listed.of(), row.RunID, scan).Exec(ctx)
 	if err != nil {
 		return err
 	}

@@ -161,14 +161,14 @@ func (m *model) finish(s *modelScope, f *scanv1.ScopeFinished) {
 	}
 	rules := map[string]bool{}
 	for _, t := range f.GetTallies() {
-		rules[t.GetRuleId()] = true
+		rules[t.GetRuleId()+t.GetResourceType()] = true
 	}
 	for _, g := range m.findings {
 		switch {
 		case g.scope != scope:
 		case f.GetError() != "":
 			g.absent = 0
-		case !rules[g.rule] || stale[g.kind]:
+		case !rules[g.rule+g.kind] || stale[g.kind]:
 		case !complete[g.kind]:
 			g.absent = 0
 		case !g.open || g.checkedRun == f.GetRunId() || g.checked.After(scan):

@@ -148,7 +148,7 @@ type tallyRow struct {
 
 	RuleID           string `bun:",pk"`
 	RuleVersion      int32  `bun:""`
-	ResourceType     string `bun:""`
+	ResourceType     string `bun:",pk"`
 	Violations       int64  `bun:""`
 	Compliant        int64  `bun:""`
 	NotApplicable    int64  `bun:""`
@@ -180,7 +180,7 @@ func readScopes(ctx context.Context, db bun.IDB, rows []*runScope) ([]*runv1.Run
 		}
 	}
 	var tallies []*tallyRow
-	if err := within(db.NewSelect().Model(&tallies)).Order("rule_id").Scan(ctx); err != nil {
+	if err := within(db.NewSelect().Model(&tallies)).Order("rule_id", "resource_type").Scan(ctx); err != nil {
 		return nil, fault(err)
 	}
 	for _, t := range tallies {
@@ -484,9 +484,9 @@ func (tx *transaction) finishScope(ctx context.Context, row *runScope, f *finish
 	for name, c := range types {
 		complete[name] = c.Status == scanv1.CoverageStatus_COVERAGE_STATUS_COMPLETE && f.Refused == 0 && m.GetError() == ""
 	}
-	rules := map[string]*tallyRow{}
+	rules := map[string]*tallyRow{} // by rule and type: a rule can judge several
 	for _, t := range m.GetTallies() {
-		rules[clean(t.GetRuleId())] = &tallyRow{scopeKey: f.scopeKey, RuleID: clean(t.GetRuleId()), RuleVersion: t.GetRuleVersion(), ResourceType: clean(t.GetResourceType()),
+		rules[clean(t.GetRuleId())+"\x00"+clean(t.GetResourceType())] = &tallyRow{scopeKey: f.scopeKey, RuleID: clean(t.GetRuleId()), RuleVersion: t.GetRuleVersion(), ResourceType: clean(t.GetResourceType()),
 			Violations: t.GetViolations(), Compliant: t.GetCompliant(), NotApplicable: t.GetNotApplicable(), InsufficientData: t.GetInsufficientData(), Errors: t.GetErrors()}
 	}
 

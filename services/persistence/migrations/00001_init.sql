@@ -97,7 +97,7 @@ CREATE TABLE tallies (
     not_applicable    bigint  NOT NULL,
     insufficient_data bigint  NOT NULL,
     errors            bigint  NOT NULL,
-    PRIMARY KEY (run_id, account, region, service, rule_id),
+    PRIMARY KEY (run_id, account, region, service, rule_id, resource_type),
     FOREIGN KEY (run_id, account, region, service) REFERENCES run_scopes ON DELETE CASCADE
 );
 
