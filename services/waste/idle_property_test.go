@@ -2,6 +2,7 @@ package waste
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -30,8 +31,6 @@ type contract[T any] struct {
 	shuffle func(T, *rand.Rand) T
 	// strict makes the parameters of a kind stricter: flagging less.
 	strict func(t *rapid.T, p rule.Params)
-	// mends tells that a violation can be over by itself at another time.
-	mends bool
 }
 
 func (c contract[T]) hold(t *testing.T, id string) {
@@ -91,10 +90,7 @@ func (c contract[T]) hold(t *testing.T, id string) {
 	property("stricter parameters flag no more", func(t *rapid.T, in scan.In, r T) {
 		before := c.judge(in, r)
 		strict := in
-		strict.Params = meta(id).Defaults()
-		for k, v := range in.Params {
-			strict.Params[k] = v
-		}
+		strict.Params = maps.Clone(in.Params)
 		c.strict(t, strict.Params)
 		if v := c.judge(strict, r); v.Outcome == rule.Violation && before.Outcome != rule.Violation {
 			t.Fatalf("%s (%s) with %v, and %s (%s) with %v", before.Outcome, before.Reason, in.Params, v.Outcome, v.Reason, strict.Params)
