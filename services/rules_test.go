@@ -10,17 +10,14 @@ import (
 
 	"nightshift.dev/pkg/aws"
 	"nightshift.dev/pkg/scan"
-	"nightshift.dev/services/waste"
+	"nightshift.dev/services"
 )
-
-// sets are the rules of all services.
-var sets = []*scan.Set{waste.Rules}
 
 // docs/rules is made from the rules.
 func TestRulePagesAreCurrent(t *testing.T) {
 	t.Parallel()
 	const dir = "../docs/rules"
-	pages := scan.Docs(sets...)
+	pages := scan.Docs(services.Rules...)
 	if *update {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -49,7 +46,7 @@ func TestRulePagesAreCurrent(t *testing.T) {
 // nothing else.
 func TestPolicyIsCurrent(t *testing.T) {
 	t.Parallel()
-	policy, err := scan.Policy([]string{"ec2:DescribeRegions", "sts:GetCallerIdentity"}, sets...)
+	policy, err := scan.Policy([]string{"ec2:DescribeRegions", "sts:GetCallerIdentity"}, services.Rules...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,15 +5,21 @@ package services
 
 import (
 	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/scan"
 	"nightshift.dev/services/persistence"
 	"nightshift.dev/services/scheduler"
+	"nightshift.dev/services/security"
 	"nightshift.dev/services/waste"
 )
+
+// Rules are the rules of the services that scan.
+var Rules = []*scan.Set{waste.Rules, security.Rules}
 
 // All are the services, in the order in which one process starts them: who is
 // asked comes before who asks.
 var All = []app.Definition{
 	persistence.Definition,
 	waste.Definition,
+	security.Definition,
 	scheduler.Definition,
 }

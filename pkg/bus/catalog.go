@@ -25,8 +25,8 @@ type Event struct {
 	Tokens []string
 	// Stream keeps the messages.
 	Stream string
-	// Publisher is the service that publishes it.
-	Publisher string
+	// Publishers are the services that publish it.
+	Publishers []string
 	// Consumers are the services that act on it; the others may watch.
 	Consumers []string
 	// Example is a subscription: leading tokens, and what it gives.
@@ -67,12 +67,15 @@ func (e *Event) MessageID(m proto.Message) string { return e.Short() + "/" + e.i
 // Events is the catalog, in the order of streams and then of a run's life.
 func Events() []*Event { return slices.Clone(catalog) }
 
+// scanners are the services that handle jobs and scan scopes.
+var scanners = []string{"waste", "security"}
+
 // event declares one kind of message.
-func event[T proto.Message](publisher string, consumers, tokens []string, route func(T) []string, id func(T) string, exampleText string, example ...string) *Event {
+func event[T proto.Message](publishers, consumers, tokens []string, route func(T) []string, id func(T) string, exampleText string, example ...string) *Event {
 	var zero T
 	name := zero.ProtoReflect().Descriptor().FullName()
 	return &Event{
-		Name: name, Tokens: tokens, Stream: streamOf(name), Publisher: publisher, Consumers: consumers,
+		Name: name, Tokens: tokens, Stream: streamOf(name), Publishers: publishers, Consumers: consumers,
 		Example: example, ExampleText: exampleText,
 		route: func(m proto.Message) []string { return route(m.(T)) },
 		id:    func(m proto.Message) string { return id(m.(T)) },
@@ -82,7 +85,7 @@ func event[T proto.Message](publisher string, consumers, tokens []string, route 
 // The catalog: every message of every *_event.proto, once. A new event is one
 // entry here; a test fails when one is missing.
 var catalog = []*Event{
-	event("scheduler", []string{"waste"}, []string{"kind", "job"},
+	event([]string{"scheduler"}, scanners, []string{"kind", "job"},
 		func(m *jobv1.JobTriggered) []string { return []string{m.GetKind(), m.GetJob()} },
 		func(m *jobv1.JobTriggered) string {
 			job := m.GetKind() + "/" + m.GetJob()
@@ -92,36 +95,36 @@ var catalog = []*Event{
 			return job + "@armed@" + stamp(m.GetArmedTime()) + "@" + m.GetJobEtag()
 		},
 		"every fire of every job of kind waste", "waste"),
-	event("scheduler", []string{"waste"}, []string{"kind", "job"},
+	event([]string{"scheduler"}, scanners, []string{"kind", "job"},
 		func(m *jobv1.JobRequested) []string {
 			return []string{m.GetTrigger().GetKind(), m.GetTrigger().GetJob()}
 		},
 		func(m *jobv1.JobRequested) string { return m.GetTrigger().GetRunId() },
 		"every manual run of the job waste-scan", "waste", "waste-scan"),
 
-	event("persistence", nil, []string{"kind", "job"},
+	event([]string{"persistence"}, nil, []string{"kind", "job"},
 		func(m *runv1.RunStarted) []string { return []string{m.GetRun().GetKind(), m.GetRun().GetJob()} },
 		func(m *runv1.RunStarted) string { return m.GetRun().GetId() },
 		"the start of every run of kind waste", "waste"),
-	event("persistence", nil, []string{"kind", "state", "job"},
+	event([]string{"persistence"}, nil, []string{"kind", "state", "job"},
 		func(m *runv1.RunFinished) []string {
 			return []string{m.GetRun().GetKind(), word(m.GetRun().GetState()), m.GetRun().GetJob()}
 		},
 		func(m *runv1.RunFinished) string { return m.GetRun().GetId() },
 		"every failed run of kind waste", "waste", "failed"),
 
-	event("persistence", []string{"waste"}, []string{"service", "account", "region"},
+	event([]string{"persistence"}, scanners, []string{"service", "account", "region"},
 		func(m *scanv1.ScopeRequested) []string { return scope(m.GetScope()) },
 		func(m *scanv1.ScopeRequested) string { return join(m.GetRunId(), scope(m.GetScope())...) },
 		"what the waste service is asked to scan in one account", "waste", "111122223333"),
-	event("waste", []string{"persistence"}, []string{"service", "account", "region"},
+	event(scanners, []string{"persistence"}, []string{"service", "account", "region"},
 		func(m *scanv1.ScopeFinished) []string { return scope(m.GetScope()) },
 		func(m *scanv1.ScopeFinished) string {
 			return join(m.GetRunId(), append(scope(m.GetScope()), m.GetExecution())...)
 		},
 		"the end of every scan of one account by the waste service", "waste", "111122223333"),
 
-	event("waste", []string{"persistence"}, []string{"service", "account", "region"},
+	event(scanners, []string{"persistence"}, []string{"service", "account", "region"},
 		func(m *findingv1.FindingsObserved) []string { return scope(m.GetScope()) },
 		func(m *findingv1.FindingsObserved) string {
 			return join(m.GetRunId(), append(scope(m.GetScope()), m.GetExecution(), strconv.Itoa(int(m.GetSequence())))...)
@@ -139,7 +142,7 @@ func lifecycle[T interface {
 	GetFinding() *findingv1.Finding
 	GetTransition() *findingv1.Transition
 }](exampleText string, example ...string) *Event {
-	return event("persistence", nil, []string{"category", "severity", "account", "region", "rule"},
+	return event([]string{"persistence"}, nil, []string{"category", "severity", "account", "region", "rule"},
 		func(m T) []string {
 			f := m.GetFinding()
 			return []string{word(f.GetCategory()), word(f.GetSeverity()), f.GetResource().GetAccount(), f.GetResource().GetRegion(), f.GetRuleId()}

@@ -101,7 +101,7 @@ func TestNoEventIsForgotten(t *testing.T) {
 		if !strings.Contains(said[string(e.Name)], "Subject: "+e.Pattern()) {
 			t.Errorf("%s: its comment says %q and not Subject: %s", e.Name, said[string(e.Name)], e.Pattern())
 		}
-		if e.Publisher == "" || e.ExampleText == "" || len(e.Example) == 0 || len(e.Example) > len(e.Tokens) {
+		if len(e.Publishers) == 0 || e.ExampleText == "" || len(e.Example) == 0 || len(e.Example) > len(e.Tokens) {
 			t.Errorf("%s: publisher or example is missing", e.Name)
 		}
 		// Also of an empty message, subject and id can be made.
@@ -260,7 +260,7 @@ ignore fields you do not know. To read along without taking anybody's share, mak
 			consumers = strings.Join(e.Consumers, ", ")
 		}
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n- Message: `%s`\n- Subject: `%s`\n- Stream: `%s`\n- Published by: %s\n- Acted on by: %s\n- Example: %s: `nats sub '%s'`\n\n| field | type | what it is |\n|---|---|---|\n",
-			e.Short(), strings.ReplaceAll(text, "\n", " "), e.Name, e.Pattern(), e.Stream, e.Publisher, consumers, e.ExampleText, e.Filter(e.Example...))
+			e.Short(), strings.ReplaceAll(text, "\n", " "), e.Name, e.Pattern(), e.Stream, strings.Join(e.Publishers, ", "), consumers, e.ExampleText, e.Filter(e.Example...))
 		mt, err := protoregistry.GlobalTypes.FindMessageByName(e.Name)
 		if err != nil {
 			t.Fatal(err)

@@ -23,6 +23,10 @@ var defaults = []*jobv1.Job{
 		Name: "waste-scan", Kind: "waste", Schedule: "0 */6 * * *",
 		Description: "Looks for resources that cost money and do nothing.",
 	},
+	{
+		Name: "security-scan", Kind: "security", Schedule: "0 * * * *",
+		Description: "Looks for what is exposed, unprotected or without an owner.",
+	},
 }
 
 // defaultsEvery is how often it is asked whether a service for a missing
