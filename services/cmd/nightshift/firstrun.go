@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -251,18 +252,18 @@ func (u *everything) followAll(ctx context.Context, api runv1.RunServiceClient, 
 	return ended, nil
 }
 
-// mostShown is how many findings are shown at the end of a run.
-const mostShown = 10
+// mostShown is how many findings of each kind are shown at the end of a run.
+const mostShown = 6
 
-// show prints what is open: sums and the most expensive in a table, everything
-// in the other formats. It returns the highest severity.
+// show prints what is open: sums, the most expensive and the most severe in
+// tables, everything in the other formats. It returns the highest severity.
 func (u *everything) show(ctx context.Context) (worst rulev1.Severity, err error) {
 	c := u.c
 	api := findingv1.NewFindingServiceClient(u.host.Dial("persistence"))
 	var (
-		sum totals
-		top []*findingv1.Finding
-		all = newPrinter(c, findingTree, findingColumns)
+		sum               totals
+		dearest, severest []*findingv1.Finding
+		all               = newPrinter(c, findingTree, findingColumns)
 	)
 	for token := ""; ; {
 		r, err := api.ListFindings(ctx, &findingv1.ListFindingsRequest{PageSize: 500, PageToken: token, Filter: `state != "RESOLVED"`, OrderBy: "monthly_cost desc"})
@@ -276,8 +277,12 @@ func (u *everything) show(ctx context.Context) (worst rulev1.Severity, err error
 				if err := all.add(f); err != nil {
 					return 0, err
 				}
-			} else if len(top) < mostShown {
-				top = append(top, f)
+			} else if f.GetMonthlyCost() != nil && len(dearest) < mostShown {
+				dearest = append(dearest, f)
+			} else if f.GetMonthlyCost() == nil {
+				severest = append(severest, f)
+				slices.SortStableFunc(severest, func(a, b *findingv1.Finding) int { return cmp.Compare(b.GetSeverity(), a.GetSeverity()) })
+				severest = severest[:min(len(severest), mostShown)]
 			}
 		}
 		if token = r.GetNextPageToken(); token == "" {
@@ -289,13 +294,18 @@ func (u *everything) show(ctx context.Context) (worst rulev1.Severity, err error
 		if err := all.close(); err != nil {
 			return 0, err
 		}
-	} else if len(top) > 0 {
+	} else if len(dearest)+len(severest) > 0 {
 		var rows []severityRow
 		for _, s := range sum.severities() {
 			low, high := sum.sum(s)
 			rows = append(rows, severityRow{s, sum.count[s], sum.unknown[s], low, high})
 		}
-		c.print("%s\n\n%s\n", renderTable(c, severityColumns, rows), renderTable(c, findingColumns, top))
+		c.print("%s\n", renderTable(c, severityColumns, rows))
+		for _, top := range [][]*findingv1.Finding{dearest, severest} {
+			if len(top) > 0 {
+				c.print("\n%s\n", renderTable(c, findingColumns, top))
+			}
+		}
 		c.say("")
 	}
 	c.say("%s · %s after the start", sum.sentence(c), lasted(c.now().Sub(u.start)))

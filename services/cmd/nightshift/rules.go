@@ -13,13 +13,12 @@ import (
 
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	"nightshift.dev/pkg/errs"
-	"nightshift.dev/pkg/scan"
-	"nightshift.dev/services/waste"
+	"nightshift.dev/services"
 )
 
 // sets are the rules of every scanning service that is linked here. Commands, help
 // and completions follow from them.
-var sets = []*scan.Set{waste.Rules}
+var sets = services.Rules
 
 func setNames() []string {
 	names := make([]string, len(sets))
