@@ -46,13 +46,14 @@ func TestSeparateBinaries(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := jobs.RunJob(ctx, &jobv1.RunJobRequest{Name: "waste-scan", RequestedBy: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	run := d.await(ctx, t, resp.GetRunId())
-	if run.GetState() != runv1.RunState_RUN_STATE_SUCCEEDED {
-		t.Fatalf("the run ended %s: %s", run.GetState(), run.GetError())
+	for _, job := range []string{"waste-scan", "security-scan"} {
+		resp, err := jobs.RunJob(ctx, &jobv1.RunJobRequest{Name: job, RequestedBy: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if run := d.await(ctx, t, resp.GetRunId()); run.GetState() != runv1.RunState_RUN_STATE_SUCCEEDED {
+			t.Fatalf("%s ended %s: %s", run.GetId(), run.GetState(), run.GetError())
+		}
 	}
 	d.wantTruth(ctx, t)
 
@@ -185,14 +186,17 @@ func deploy(ctx context.Context, t *testing.T) *deployment {
 			t.Fatal(err)
 		}
 	}
-	// The default job is there once a scheduler has seen who handles it.
+	// A default job is there once a scheduler has seen who handles it.
 	jobs := jobv1.NewJobServiceClient(d.dial(t, "scheduler", 0))
-	for {
-		if _, err := jobs.GetJob(ctx, &jobv1.GetJobRequest{Name: "waste-scan"}, grpc.WaitForReady(true)); err == nil {
-			return d
+	for _, job := range []string{"waste-scan", "security-scan"} {
+		for {
+			if _, err := jobs.GetJob(ctx, &jobv1.GetJobRequest{Name: job}); err == nil {
+				break
+			}
+			await(ctx, t, "the default job "+job)
 		}
-		await(ctx, t, "the default job")
 	}
+	return d
 }
 
 func tail(s string, lines int) string {
@@ -243,7 +247,7 @@ func (d *deployment) wantTruth(ctx context.Context, t *testing.T) {
 	t.Helper()
 	want := map[string]bool{}
 	for _, tr := range d.estate.Truth() {
-		if tr.Outcome == simaws.Violation && (tr.RuleID == "ec2-stopped" || tr.RuleID == "ebs-unattached") {
+		if tr.Outcome == simaws.Violation {
 			want[tr.RuleID+" "+tr.ARN] = true
 		}
 	}
@@ -254,7 +258,7 @@ func (d *deployment) wantTruth(ctx context.Context, t *testing.T) {
 	got, token := map[string]bool{}, ""
 	for {
 		page, err := client.ListFindings(ctx, &findingv1.ListFindingsRequest{
-			PageSize: 20, PageToken: token, Filter: `state != "RESOLVED" AND (rule_id = "ec2-stopped" OR rule_id = "ebs-unattached")`,
+			PageSize: 20, PageToken: token, Filter: `state != "RESOLVED"`,
 		})
 		if err != nil {
 			t.Fatal(err)

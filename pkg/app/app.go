@@ -24,7 +24,8 @@ import (
 var Version = "dev"
 
 // Service is a running service. Everything that can fail on the way there is
-// done by its constructor.
+// done by its constructor. One that is an io.Closer is closed when no call and
+// no handler is left.
 type Service interface {
 	// Register adds the service's APIs to its server.
 	Register(s grpc.ServiceRegistrar)

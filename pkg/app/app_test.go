@@ -28,7 +28,15 @@ import (
 // jobs is a service whose answers depend on the job's name.
 type jobs struct {
 	jobv1.UnimplementedJobServiceServer
-	run func(ctx context.Context) error
+	run    func(ctx context.Context) error
+	closed chan struct{}
+}
+
+func (j *jobs) Close() error {
+	if j.closed != nil {
+		close(j.closed)
+	}
+	return nil
 }
 
 func (j *jobs) Register(s grpc.ServiceRegistrar) { jobv1.RegisterJobServiceServer(s, j) }
@@ -238,6 +246,26 @@ func TestAFailedStartLeavesNothing(t *testing.T) {
 		t.Fatalf("the port is still taken: %v", err)
 	}
 	_ = again.Close()
+}
+
+func TestAServiceIsClosedLast(t *testing.T) {
+	t.Parallel()
+	s := &jobs{closed: make(chan struct{})}
+	opts, _ := options(t, define("scheduler", s))
+	h, err := app.Start(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := h.Run(ctx); err != nil {
+		t.Errorf("%v", err)
+	}
+	select {
+	case <-s.closed:
+	default:
+		t.Error("it was not closed")
+	}
 }
 
 func TestWorkInHandIsCutOff(t *testing.T) {

@@ -159,6 +159,8 @@ func ClientOptions() []grpc.DialOption {
 		// Or every connection first asks DNS for a TXT record with a configuration, and where only inside names resolve, as
 		// in an internal container network, waits ten seconds for no answer.
 		grpc.WithDisableServiceConfig(),
+		// A name that stands for several replicas is all of them.
+		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`),
 		grpc.WithStatsHandler(clientTelemetry()),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {

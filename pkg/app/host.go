@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -248,6 +249,17 @@ func (u *unit) stop(ctx context.Context) {
 		u.server.Stop()
 		<-done
 	}
+	u.close()
+}
+
+// close lets go of what the service holds, such as a pool of connections, now
+// that neither calls nor handlers need it.
+func (u *unit) close() {
+	if c, ok := u.service.(io.Closer); ok {
+		if err := c.Close(); err != nil {
+			u.log.Warn("the service did not close cleanly", "error", err)
+		}
+	}
 }
 
 // abandon undoes a Start that failed.
@@ -263,6 +275,7 @@ func (h *Host) abandon() {
 			_ = u.listener.Close()
 		}
 		_ = u.memory.Close()
+		u.close()
 	}
 	h.closeOutbound()
 }
