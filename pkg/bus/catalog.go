@@ -133,7 +133,8 @@ var catalog = []*Event{
 	lifecycle[*findingv1.FindingOpened]("every critical security finding that opens in one account", "security", "critical", "111122223333"),
 	lifecycle[*findingv1.FindingChanged]("every change of a waste finding of high severity", "waste", "high"),
 	lifecycle[*findingv1.FindingResolved]("every waste finding proven gone", "waste"),
-	lifecycle[*findingv1.FindingReopened]("every security finding that came back", "security"),
+	lifecycle[*findingv1.FindingReopened]("every security finding that came back, or is exempt no longer", "security"),
+	lifecycle[*findingv1.FindingExempted]("every security finding that was accepted until a day", "security"),
 }
 
 // lifecycle declares one of the events that follow a finding.

@@ -89,6 +89,9 @@ func Verdict(v rule.Verdict) *rulev1.Verdict {
 			Low: v.Cost.Low, High: v.Cost.High, Basis: v.Cost.Basis, Source: v.Cost.Source, Date: v.Cost.Date,
 		}
 	}
+	if v.Exempt != (rule.Exemption{}) {
+		out.Exemption = &rulev1.Exemption{By: text(v.Exempt.By), Reason: text(v.Exempt.Why), ExpireTime: timestamp(v.Exempt.Until)}
+	}
 	for _, e := range v.Evidence {
 		out.Evidence = append(out.Evidence, &rulev1.Evidence{
 			Name: e.Name, Value: value(e.Value), Threshold: value(e.Threshold), Unit: e.Unit, Statistic: e.Statistic,

@@ -36,8 +36,10 @@ const (
 	State_STATE_OPEN State = 1
 	// Proven gone.
 	State_STATE_RESOLVED State = 2
-	// Seen again after it was resolved.
+	// Seen again after it was resolved, or after its exemption ended.
 	State_STATE_REOPENED State = 3
+	// Seen, and accepted until a day.
+	State_STATE_EXEMPT State = 4
 )
 
 // Enum value maps for State.
@@ -47,12 +49,14 @@ var (
 		1: "STATE_OPEN",
 		2: "STATE_RESOLVED",
 		3: "STATE_REOPENED",
+		4: "STATE_EXEMPT",
 	}
 	State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
 		"STATE_OPEN":        1,
 		"STATE_RESOLVED":    2,
 		"STATE_REOPENED":    3,
+		"STATE_EXEMPT":      4,
 	}
 )
 
@@ -93,6 +97,10 @@ const (
 	Cause_CAUSE_SCAN Cause = 1
 	// The resource is the same, the rule's version or parameters are not.
 	Cause_CAUSE_POLICY_CHANGED Cause = 2
+	// Somebody made, changed or revoked an exemption.
+	Cause_CAUSE_USER Cause = 3
+	// Its exemption expired.
+	Cause_CAUSE_EXEMPTION_EXPIRED Cause = 4
 )
 
 // Enum value maps for Cause.
@@ -101,11 +109,15 @@ var (
 		0: "CAUSE_UNSPECIFIED",
 		1: "CAUSE_SCAN",
 		2: "CAUSE_POLICY_CHANGED",
+		3: "CAUSE_USER",
+		4: "CAUSE_EXEMPTION_EXPIRED",
 	}
 	Cause_value = map[string]int32{
-		"CAUSE_UNSPECIFIED":    0,
-		"CAUSE_SCAN":           1,
-		"CAUSE_POLICY_CHANGED": 2,
+		"CAUSE_UNSPECIFIED":       0,
+		"CAUSE_SCAN":              1,
+		"CAUSE_POLICY_CHANGED":    2,
+		"CAUSE_USER":              3,
+		"CAUSE_EXEMPTION_EXPIRED": 4,
 	}
 )
 
@@ -148,8 +160,10 @@ const (
 	TransitionKind_TRANSITION_KIND_CHANGED TransitionKind = 2
 	// Proven gone.
 	TransitionKind_TRANSITION_KIND_RESOLVED TransitionKind = 3
-	// Seen again.
+	// Seen again, or no longer exempt.
 	TransitionKind_TRANSITION_KIND_REOPENED TransitionKind = 4
+	// Accepted until a day.
+	TransitionKind_TRANSITION_KIND_EXEMPTED TransitionKind = 5
 )
 
 // Enum value maps for TransitionKind.
@@ -160,6 +174,7 @@ var (
 		2: "TRANSITION_KIND_CHANGED",
 		3: "TRANSITION_KIND_RESOLVED",
 		4: "TRANSITION_KIND_REOPENED",
+		5: "TRANSITION_KIND_EXEMPTED",
 	}
 	TransitionKind_value = map[string]int32{
 		"TRANSITION_KIND_UNSPECIFIED": 0,
@@ -167,6 +182,7 @@ var (
 		"TRANSITION_KIND_CHANGED":     2,
 		"TRANSITION_KIND_RESOLVED":    3,
 		"TRANSITION_KIND_REOPENED":    4,
+		"TRANSITION_KIND_EXEMPTED":    5,
 	}
 )
 
@@ -240,10 +256,12 @@ type Finding struct {
 	EvidenceTime *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=evidence_time,json=evidenceTime,proto3" json:"evidence_time,omitempty"`
 	// Run that saw it last.
 	LastRunId string `protobuf:"bytes,20,opt,name=last_run_id,json=lastRunId,proto3" json:"last_run_id,omitempty"`
-	// How often it came back.
+	// How often it came back, after it was resolved or after its exemption ended.
 	ReopenCount int32 `protobuf:"varint,21,opt,name=reopen_count,json=reopenCount,proto3" json:"reopen_count,omitempty"`
 	// Changes with each change of the finding other than last_seen.
-	Etag          string `protobuf:"bytes,22,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,22,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Set while its state is EXEMPT.
+	Exemption     *v1.Exemption `protobuf:"bytes,23,opt,name=exemption,proto3" json:"exemption,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -432,6 +450,13 @@ func (x *Finding) GetEtag() string {
 	return ""
 }
 
+func (x *Finding) GetExemption() *v1.Exemption {
+	if x != nil {
+		return x.Exemption
+	}
+	return nil
+}
+
 // Transition is one step in a finding's life.
 type Transition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -460,7 +485,9 @@ type Transition struct {
 	// One sentence that says what proves it.
 	Reason string `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The numbers that decided.
-	Evidence      []*v1.Evidence `protobuf:"bytes,13,rep,name=evidence,proto3" json:"evidence,omitempty"`
+	Evidence []*v1.Evidence `protobuf:"bytes,13,rep,name=evidence,proto3" json:"evidence,omitempty"`
+	// Exemption that began or ended.
+	Exemption     *v1.Exemption `protobuf:"bytes,14,opt,name=exemption,proto3" json:"exemption,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -586,11 +613,18 @@ func (x *Transition) GetEvidence() []*v1.Evidence {
 	return nil
 }
 
+func (x *Transition) GetExemption() *v1.Exemption {
+	if x != nil {
+		return x.Exemption
+	}
+	return nil
+}
+
 var File_nightshift_finding_v1_finding_proto protoreflect.FileDescriptor
 
 const file_nightshift_finding_v1_finding_proto_rawDesc = "" +
 	"\n" +
-	"#nightshift/finding/v1/finding.proto\x12\x15nightshift.finding.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dnightshift/rule/v1/rule.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\xad\b\n" +
+	"#nightshift/finding/v1/finding.proto\x12\x15nightshift.finding.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dnightshift/rule/v1/rule.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\xea\b\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\arule_id\x18\x02 \x01(\tR\x06ruleId\x12!\n" +
@@ -617,10 +651,11 @@ const file_nightshift_finding_v1_finding_proto_rawDesc = "" +
 	"\revidence_time\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\fevidenceTime\x12\x1e\n" +
 	"\vlast_run_id\x18\x14 \x01(\tR\tlastRunId\x12!\n" +
 	"\freopen_count\x18\x15 \x01(\x05R\vreopenCount\x12\x12\n" +
-	"\x04etag\x18\x16 \x01(\tR\x04etag\x1a=\n" +
+	"\x04etag\x18\x16 \x01(\tR\x04etag\x12;\n" +
+	"\texemption\x18\x17 \x01(\v2\x1d.nightshift.rule.v1.ExemptionR\texemption\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa3\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe0\x05\n" +
 	"\n" +
 	"Transition\x12\x1d\n" +
 	"\n" +
@@ -639,24 +674,30 @@ const file_nightshift_finding_v1_finding_proto_rawDesc = "" +
 	" \x01(\v2\x1f.nightshift.rule.v1.MonthlyCostR\bfromCost\x128\n" +
 	"\ato_cost\x18\v \x01(\v2\x1f.nightshift.rule.v1.MonthlyCostR\x06toCost\x12\x16\n" +
 	"\x06reason\x18\f \x01(\tR\x06reason\x128\n" +
-	"\bevidence\x18\r \x03(\v2\x1c.nightshift.rule.v1.EvidenceR\bevidence*V\n" +
+	"\bevidence\x18\r \x03(\v2\x1c.nightshift.rule.v1.EvidenceR\bevidence\x12;\n" +
+	"\texemption\x18\x0e \x01(\v2\x1d.nightshift.rule.v1.ExemptionR\texemption*h\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"STATE_OPEN\x10\x01\x12\x12\n" +
 	"\x0eSTATE_RESOLVED\x10\x02\x12\x12\n" +
-	"\x0eSTATE_REOPENED\x10\x03*H\n" +
+	"\x0eSTATE_REOPENED\x10\x03\x12\x10\n" +
+	"\fSTATE_EXEMPT\x10\x04*u\n" +
 	"\x05Cause\x12\x15\n" +
 	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"CAUSE_SCAN\x10\x01\x12\x18\n" +
-	"\x14CAUSE_POLICY_CHANGED\x10\x02*\xa6\x01\n" +
+	"\x14CAUSE_POLICY_CHANGED\x10\x02\x12\x0e\n" +
+	"\n" +
+	"CAUSE_USER\x10\x03\x12\x1b\n" +
+	"\x17CAUSE_EXEMPTION_EXPIRED\x10\x04*\xc4\x01\n" +
 	"\x0eTransitionKind\x12\x1f\n" +
 	"\x1bTRANSITION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16TRANSITION_KIND_OPENED\x10\x01\x12\x1b\n" +
 	"\x17TRANSITION_KIND_CHANGED\x10\x02\x12\x1c\n" +
 	"\x18TRANSITION_KIND_RESOLVED\x10\x03\x12\x1c\n" +
-	"\x18TRANSITION_KIND_REOPENED\x10\x04B\xd3\x01\n" +
+	"\x18TRANSITION_KIND_REOPENED\x10\x04\x12\x1c\n" +
+	"\x18TRANSITION_KIND_EXEMPTED\x10\x05B\xd3\x01\n" +
 	"\x19com.nightshift.finding.v1B\fFindingProtoP\x01Z2nightshift.dev/gen/nightshift/finding/v1;findingv1\xa2\x02\x03NFX\xaa\x02\x15Nightshift.Finding.V1\xca\x02\x15Nightshift\\Finding\\V1\xe2\x02!Nightshift\\Finding\\V1\\GPBMetadata\xea\x02\x17Nightshift::Finding::V1b\x06proto3"
 
 var (
@@ -686,6 +727,7 @@ var file_nightshift_finding_v1_finding_proto_goTypes = []any{
 	(*v1.MonthlyCost)(nil),        // 9: nightshift.rule.v1.MonthlyCost
 	(*v1.Evidence)(nil),           // 10: nightshift.rule.v1.Evidence
 	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*v1.Exemption)(nil),          // 12: nightshift.rule.v1.Exemption
 }
 var file_nightshift_finding_v1_finding_proto_depIdxs = []int32{
 	6,  // 0: nightshift.finding.v1.Finding.category:type_name -> nightshift.rule.v1.Category
@@ -700,21 +742,23 @@ var file_nightshift_finding_v1_finding_proto_depIdxs = []int32{
 	11, // 9: nightshift.finding.v1.Finding.last_seen:type_name -> google.protobuf.Timestamp
 	11, // 10: nightshift.finding.v1.Finding.resolve_time:type_name -> google.protobuf.Timestamp
 	11, // 11: nightshift.finding.v1.Finding.evidence_time:type_name -> google.protobuf.Timestamp
-	2,  // 12: nightshift.finding.v1.Transition.kind:type_name -> nightshift.finding.v1.TransitionKind
-	1,  // 13: nightshift.finding.v1.Transition.cause:type_name -> nightshift.finding.v1.Cause
-	11, // 14: nightshift.finding.v1.Transition.time:type_name -> google.protobuf.Timestamp
-	0,  // 15: nightshift.finding.v1.Transition.from_state:type_name -> nightshift.finding.v1.State
-	0,  // 16: nightshift.finding.v1.Transition.to_state:type_name -> nightshift.finding.v1.State
-	7,  // 17: nightshift.finding.v1.Transition.from_severity:type_name -> nightshift.rule.v1.Severity
-	7,  // 18: nightshift.finding.v1.Transition.to_severity:type_name -> nightshift.rule.v1.Severity
-	9,  // 19: nightshift.finding.v1.Transition.from_cost:type_name -> nightshift.rule.v1.MonthlyCost
-	9,  // 20: nightshift.finding.v1.Transition.to_cost:type_name -> nightshift.rule.v1.MonthlyCost
-	10, // 21: nightshift.finding.v1.Transition.evidence:type_name -> nightshift.rule.v1.Evidence
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	12, // 12: nightshift.finding.v1.Finding.exemption:type_name -> nightshift.rule.v1.Exemption
+	2,  // 13: nightshift.finding.v1.Transition.kind:type_name -> nightshift.finding.v1.TransitionKind
+	1,  // 14: nightshift.finding.v1.Transition.cause:type_name -> nightshift.finding.v1.Cause
+	11, // 15: nightshift.finding.v1.Transition.time:type_name -> google.protobuf.Timestamp
+	0,  // 16: nightshift.finding.v1.Transition.from_state:type_name -> nightshift.finding.v1.State
+	0,  // 17: nightshift.finding.v1.Transition.to_state:type_name -> nightshift.finding.v1.State
+	7,  // 18: nightshift.finding.v1.Transition.from_severity:type_name -> nightshift.rule.v1.Severity
+	7,  // 19: nightshift.finding.v1.Transition.to_severity:type_name -> nightshift.rule.v1.Severity
+	9,  // 20: nightshift.finding.v1.Transition.from_cost:type_name -> nightshift.rule.v1.MonthlyCost
+	9,  // 21: nightshift.finding.v1.Transition.to_cost:type_name -> nightshift.rule.v1.MonthlyCost
+	10, // 22: nightshift.finding.v1.Transition.evidence:type_name -> nightshift.rule.v1.Evidence
+	12, // 23: nightshift.finding.v1.Transition.exemption:type_name -> nightshift.rule.v1.Exemption
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_finding_v1_finding_proto_init() }

@@ -347,6 +347,62 @@ func (x *FindingReopened) GetTransition() *Transition {
 	return nil
 }
 
+// FindingExempted says that a violation is accepted until a day. When the exemption ends, FindingReopened says so.
+// Subject: nightshift.finding.v1.FindingExempted.<category>.<severity>.<account>.<region>.<rule>
+type FindingExempted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The finding after the transition.
+	Finding *Finding `protobuf:"bytes,1,opt,name=finding,proto3" json:"finding,omitempty"`
+	// What happened.
+	Transition    *Transition `protobuf:"bytes,2,opt,name=transition,proto3" json:"transition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindingExempted) Reset() {
+	*x = FindingExempted{}
+	mi := &file_nightshift_finding_v1_finding_event_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindingExempted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindingExempted) ProtoMessage() {}
+
+func (x *FindingExempted) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_event_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindingExempted.ProtoReflect.Descriptor instead.
+func (*FindingExempted) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_event_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *FindingExempted) GetFinding() *Finding {
+	if x != nil {
+		return x.Finding
+	}
+	return nil
+}
+
+func (x *FindingExempted) GetTransition() *Transition {
+	if x != nil {
+		return x.Transition
+	}
+	return nil
+}
+
 var File_nightshift_finding_v1_finding_event_proto protoreflect.FileDescriptor
 
 const file_nightshift_finding_v1_finding_event_proto_rawDesc = "" +
@@ -379,6 +435,11 @@ const file_nightshift_finding_v1_finding_event_proto_rawDesc = "" +
 	"\afinding\x18\x01 \x01(\v2\x1e.nightshift.finding.v1.FindingR\afinding\x12A\n" +
 	"\n" +
 	"transition\x18\x02 \x01(\v2!.nightshift.finding.v1.TransitionR\n" +
+	"transition\"\x8e\x01\n" +
+	"\x0fFindingExempted\x128\n" +
+	"\afinding\x18\x01 \x01(\v2\x1e.nightshift.finding.v1.FindingR\afinding\x12A\n" +
+	"\n" +
+	"transition\x18\x02 \x01(\v2!.nightshift.finding.v1.TransitionR\n" +
 	"transitionB\xd8\x01\n" +
 	"\x19com.nightshift.finding.v1B\x11FindingEventProtoP\x01Z2nightshift.dev/gen/nightshift/finding/v1;findingv1\xa2\x02\x03NFX\xaa\x02\x15Nightshift.Finding.V1\xca\x02\x15Nightshift\\Finding\\V1\xe2\x02!Nightshift\\Finding\\V1\\GPBMetadata\xea\x02\x17Nightshift::Finding::V1b\x06proto3"
 
@@ -394,38 +455,41 @@ func file_nightshift_finding_v1_finding_event_proto_rawDescGZIP() []byte {
 	return file_nightshift_finding_v1_finding_event_proto_rawDescData
 }
 
-var file_nightshift_finding_v1_finding_event_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_nightshift_finding_v1_finding_event_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_nightshift_finding_v1_finding_event_proto_goTypes = []any{
 	(*FindingsObserved)(nil), // 0: nightshift.finding.v1.FindingsObserved
 	(*FindingOpened)(nil),    // 1: nightshift.finding.v1.FindingOpened
 	(*FindingChanged)(nil),   // 2: nightshift.finding.v1.FindingChanged
 	(*FindingResolved)(nil),  // 3: nightshift.finding.v1.FindingResolved
 	(*FindingReopened)(nil),  // 4: nightshift.finding.v1.FindingReopened
-	(*v1.Scope)(nil),         // 5: nightshift.scan.v1.Scope
-	(*v1.Observation)(nil),   // 6: nightshift.scan.v1.Observation
-	(*v1.Sighting)(nil),      // 7: nightshift.scan.v1.Sighting
-	(*v1.Progress)(nil),      // 8: nightshift.scan.v1.Progress
-	(*Finding)(nil),          // 9: nightshift.finding.v1.Finding
-	(*Transition)(nil),       // 10: nightshift.finding.v1.Transition
+	(*FindingExempted)(nil),  // 5: nightshift.finding.v1.FindingExempted
+	(*v1.Scope)(nil),         // 6: nightshift.scan.v1.Scope
+	(*v1.Observation)(nil),   // 7: nightshift.scan.v1.Observation
+	(*v1.Sighting)(nil),      // 8: nightshift.scan.v1.Sighting
+	(*v1.Progress)(nil),      // 9: nightshift.scan.v1.Progress
+	(*Finding)(nil),          // 10: nightshift.finding.v1.Finding
+	(*Transition)(nil),       // 11: nightshift.finding.v1.Transition
 }
 var file_nightshift_finding_v1_finding_event_proto_depIdxs = []int32{
-	5,  // 0: nightshift.finding.v1.FindingsObserved.scope:type_name -> nightshift.scan.v1.Scope
-	6,  // 1: nightshift.finding.v1.FindingsObserved.observations:type_name -> nightshift.scan.v1.Observation
-	7,  // 2: nightshift.finding.v1.FindingsObserved.sightings:type_name -> nightshift.scan.v1.Sighting
-	8,  // 3: nightshift.finding.v1.FindingsObserved.progress:type_name -> nightshift.scan.v1.Progress
-	9,  // 4: nightshift.finding.v1.FindingOpened.finding:type_name -> nightshift.finding.v1.Finding
-	10, // 5: nightshift.finding.v1.FindingOpened.transition:type_name -> nightshift.finding.v1.Transition
-	9,  // 6: nightshift.finding.v1.FindingChanged.finding:type_name -> nightshift.finding.v1.Finding
-	10, // 7: nightshift.finding.v1.FindingChanged.transition:type_name -> nightshift.finding.v1.Transition
-	9,  // 8: nightshift.finding.v1.FindingResolved.finding:type_name -> nightshift.finding.v1.Finding
-	10, // 9: nightshift.finding.v1.FindingResolved.transition:type_name -> nightshift.finding.v1.Transition
-	9,  // 10: nightshift.finding.v1.FindingReopened.finding:type_name -> nightshift.finding.v1.Finding
-	10, // 11: nightshift.finding.v1.FindingReopened.transition:type_name -> nightshift.finding.v1.Transition
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	6,  // 0: nightshift.finding.v1.FindingsObserved.scope:type_name -> nightshift.scan.v1.Scope
+	7,  // 1: nightshift.finding.v1.FindingsObserved.observations:type_name -> nightshift.scan.v1.Observation
+	8,  // 2: nightshift.finding.v1.FindingsObserved.sightings:type_name -> nightshift.scan.v1.Sighting
+	9,  // 3: nightshift.finding.v1.FindingsObserved.progress:type_name -> nightshift.scan.v1.Progress
+	10, // 4: nightshift.finding.v1.FindingOpened.finding:type_name -> nightshift.finding.v1.Finding
+	11, // 5: nightshift.finding.v1.FindingOpened.transition:type_name -> nightshift.finding.v1.Transition
+	10, // 6: nightshift.finding.v1.FindingChanged.finding:type_name -> nightshift.finding.v1.Finding
+	11, // 7: nightshift.finding.v1.FindingChanged.transition:type_name -> nightshift.finding.v1.Transition
+	10, // 8: nightshift.finding.v1.FindingResolved.finding:type_name -> nightshift.finding.v1.Finding
+	11, // 9: nightshift.finding.v1.FindingResolved.transition:type_name -> nightshift.finding.v1.Transition
+	10, // 10: nightshift.finding.v1.FindingReopened.finding:type_name -> nightshift.finding.v1.Finding
+	11, // 11: nightshift.finding.v1.FindingReopened.transition:type_name -> nightshift.finding.v1.Transition
+	10, // 12: nightshift.finding.v1.FindingExempted.finding:type_name -> nightshift.finding.v1.Finding
+	11, // 13: nightshift.finding.v1.FindingExempted.transition:type_name -> nightshift.finding.v1.Transition
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_finding_v1_finding_event_proto_init() }
@@ -440,7 +504,7 @@ func file_nightshift_finding_v1_finding_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nightshift_finding_v1_finding_event_proto_rawDesc), len(file_nightshift_finding_v1_finding_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -594,7 +594,9 @@ type Verdict struct {
 	// What to do about this resource.
 	Recommendation string `protobuf:"bytes,8,opt,name=recommendation,proto3" json:"recommendation,omitempty"`
 	// Who the resource names as its owner beside the Owner tag.
-	Owner         string `protobuf:"bytes,9,opt,name=owner,proto3" json:"owner,omitempty"`
+	Owner string `protobuf:"bytes,9,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Set when the resource itself says that the violation is accepted, such as by a tag.
+	Exemption     *Exemption `protobuf:"bytes,10,opt,name=exemption,proto3" json:"exemption,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -692,6 +694,86 @@ func (x *Verdict) GetOwner() string {
 	return ""
 }
 
+func (x *Verdict) GetExemption() *Exemption {
+	if x != nil {
+		return x.Exemption
+	}
+	return nil
+}
+
+// Exemption is an overlay on a violation: it stays visible, with who accepted it, why and until when.
+type Exemption struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exemption that matched; empty when the resource itself says it.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Who accepted it: a person, or the tag that says so.
+	By string `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	// Why, for people.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it ends, exclusive; unset only for a tag without an end.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Exemption) Reset() {
+	*x = Exemption{}
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Exemption) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Exemption) ProtoMessage() {}
+
+func (x *Exemption) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Exemption.ProtoReflect.Descriptor instead.
+func (*Exemption) Descriptor() ([]byte, []int) {
+	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Exemption) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Exemption) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Exemption) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Exemption) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
 // Score is a figure from 0 to 100 with all that went into it, so that a person can recompute it.
 type Score struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -705,7 +787,7 @@ type Score struct {
 
 func (x *Score) Reset() {
 	*x = Score{}
-	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[4]
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +799,7 @@ func (x *Score) String() string {
 func (*Score) ProtoMessage() {}
 
 func (x *Score) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[4]
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +812,7 @@ func (x *Score) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Score.ProtoReflect.Descriptor instead.
 func (*Score) Descriptor() ([]byte, []int) {
-	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{4}
+	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Score) GetValue() int32 {
@@ -764,7 +846,7 @@ type Factor struct {
 
 func (x *Factor) Reset() {
 	*x = Factor{}
-	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[5]
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +858,7 @@ func (x *Factor) String() string {
 func (*Factor) ProtoMessage() {}
 
 func (x *Factor) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[5]
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +871,7 @@ func (x *Factor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Factor.ProtoReflect.Descriptor instead.
 func (*Factor) Descriptor() ([]byte, []int) {
-	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{5}
+	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Factor) GetName() string {
@@ -840,7 +922,7 @@ type MonthlyCost struct {
 
 func (x *MonthlyCost) Reset() {
 	*x = MonthlyCost{}
-	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[6]
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +934,7 @@ func (x *MonthlyCost) String() string {
 func (*MonthlyCost) ProtoMessage() {}
 
 func (x *MonthlyCost) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[6]
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +947,7 @@ func (x *MonthlyCost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonthlyCost.ProtoReflect.Descriptor instead.
 func (*MonthlyCost) Descriptor() ([]byte, []int) {
-	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{6}
+	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *MonthlyCost) GetLow() float64 {
@@ -938,7 +1020,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[7]
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1032,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[7]
+	mi := &file_nightshift_rule_v1_rule_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1045,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{7}
+	return file_nightshift_rule_v1_rule_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Evidence) GetName() string {
@@ -1091,7 +1173,7 @@ const file_nightshift_rule_v1_rule_proto_rawDesc = "" +
 	"\x04_max\"T\n" +
 	"\aExample\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
-	"\averdict\x18\x02 \x01(\v2\x1b.nightshift.rule.v1.VerdictR\averdict\"\xbf\x03\n" +
+	"\averdict\x18\x02 \x01(\v2\x1b.nightshift.rule.v1.VerdictR\averdict\"\xfc\x03\n" +
 	"\aVerdict\x125\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x1b.nightshift.rule.v1.OutcomeR\aoutcome\x128\n" +
 	"\bseverity\x18\x02 \x01(\x0e2\x1c.nightshift.rule.v1.SeverityR\bseverity\x12\x16\n" +
@@ -1101,7 +1183,15 @@ const file_nightshift_rule_v1_rule_proto_rawDesc = "" +
 	"\fmonthly_cost\x18\x06 \x01(\v2\x1f.nightshift.rule.v1.MonthlyCostR\vmonthlyCost\x128\n" +
 	"\bevidence\x18\a \x03(\v2\x1c.nightshift.rule.v1.EvidenceR\bevidence\x12&\n" +
 	"\x0erecommendation\x18\b \x01(\tR\x0erecommendation\x12\x14\n" +
-	"\x05owner\x18\t \x01(\tR\x05owner\"S\n" +
+	"\x05owner\x18\t \x01(\tR\x05owner\x12;\n" +
+	"\texemption\x18\n" +
+	" \x01(\v2\x1d.nightshift.rule.v1.ExemptionR\texemption\"\x80\x01\n" +
+	"\tExemption\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12;\n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"S\n" +
 	"\x05Score\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x05R\x05value\x124\n" +
 	"\afactors\x18\x02 \x03(\v2\x1a.nightshift.rule.v1.FactorR\afactors\"i\n" +
@@ -1176,7 +1266,7 @@ func file_nightshift_rule_v1_rule_proto_rawDescGZIP() []byte {
 }
 
 var file_nightshift_rule_v1_rule_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_nightshift_rule_v1_rule_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_nightshift_rule_v1_rule_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_nightshift_rule_v1_rule_proto_goTypes = []any{
 	(Category)(0),                 // 0: nightshift.rule.v1.Category
 	(Severity)(0),                 // 1: nightshift.rule.v1.Severity
@@ -1186,38 +1276,41 @@ var file_nightshift_rule_v1_rule_proto_goTypes = []any{
 	(*Parameter)(nil),             // 5: nightshift.rule.v1.Parameter
 	(*Example)(nil),               // 6: nightshift.rule.v1.Example
 	(*Verdict)(nil),               // 7: nightshift.rule.v1.Verdict
-	(*Score)(nil),                 // 8: nightshift.rule.v1.Score
-	(*Factor)(nil),                // 9: nightshift.rule.v1.Factor
-	(*MonthlyCost)(nil),           // 10: nightshift.rule.v1.MonthlyCost
-	(*Evidence)(nil),              // 11: nightshift.rule.v1.Evidence
-	(*structpb.Value)(nil),        // 12: google.protobuf.Value
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*Exemption)(nil),             // 8: nightshift.rule.v1.Exemption
+	(*Score)(nil),                 // 9: nightshift.rule.v1.Score
+	(*Factor)(nil),                // 10: nightshift.rule.v1.Factor
+	(*MonthlyCost)(nil),           // 11: nightshift.rule.v1.MonthlyCost
+	(*Evidence)(nil),              // 12: nightshift.rule.v1.Evidence
+	(*structpb.Value)(nil),        // 13: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 }
 var file_nightshift_rule_v1_rule_proto_depIdxs = []int32{
 	0,  // 0: nightshift.rule.v1.Rule.category:type_name -> nightshift.rule.v1.Category
 	5,  // 1: nightshift.rule.v1.Rule.parameters:type_name -> nightshift.rule.v1.Parameter
 	6,  // 2: nightshift.rule.v1.Rule.examples:type_name -> nightshift.rule.v1.Example
-	12, // 3: nightshift.rule.v1.Parameter.default_value:type_name -> google.protobuf.Value
-	12, // 4: nightshift.rule.v1.Parameter.value:type_name -> google.protobuf.Value
+	13, // 3: nightshift.rule.v1.Parameter.default_value:type_name -> google.protobuf.Value
+	13, // 4: nightshift.rule.v1.Parameter.value:type_name -> google.protobuf.Value
 	7,  // 5: nightshift.rule.v1.Example.verdict:type_name -> nightshift.rule.v1.Verdict
 	2,  // 6: nightshift.rule.v1.Verdict.outcome:type_name -> nightshift.rule.v1.Outcome
 	1,  // 7: nightshift.rule.v1.Verdict.severity:type_name -> nightshift.rule.v1.Severity
-	13, // 8: nightshift.rule.v1.Verdict.since:type_name -> google.protobuf.Timestamp
-	13, // 9: nightshift.rule.v1.Verdict.decidable_at:type_name -> google.protobuf.Timestamp
-	10, // 10: nightshift.rule.v1.Verdict.monthly_cost:type_name -> nightshift.rule.v1.MonthlyCost
-	11, // 11: nightshift.rule.v1.Verdict.evidence:type_name -> nightshift.rule.v1.Evidence
-	9,  // 12: nightshift.rule.v1.Score.factors:type_name -> nightshift.rule.v1.Factor
-	12, // 13: nightshift.rule.v1.Evidence.value:type_name -> google.protobuf.Value
-	12, // 14: nightshift.rule.v1.Evidence.threshold:type_name -> google.protobuf.Value
-	13, // 15: nightshift.rule.v1.Evidence.window_start:type_name -> google.protobuf.Timestamp
-	13, // 16: nightshift.rule.v1.Evidence.window_end:type_name -> google.protobuf.Timestamp
-	13, // 17: nightshift.rule.v1.Evidence.observed_at:type_name -> google.protobuf.Timestamp
-	3,  // 18: nightshift.rule.v1.Evidence.confidence:type_name -> nightshift.rule.v1.Confidence
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	14, // 8: nightshift.rule.v1.Verdict.since:type_name -> google.protobuf.Timestamp
+	14, // 9: nightshift.rule.v1.Verdict.decidable_at:type_name -> google.protobuf.Timestamp
+	11, // 10: nightshift.rule.v1.Verdict.monthly_cost:type_name -> nightshift.rule.v1.MonthlyCost
+	12, // 11: nightshift.rule.v1.Verdict.evidence:type_name -> nightshift.rule.v1.Evidence
+	8,  // 12: nightshift.rule.v1.Verdict.exemption:type_name -> nightshift.rule.v1.Exemption
+	14, // 13: nightshift.rule.v1.Exemption.expire_time:type_name -> google.protobuf.Timestamp
+	10, // 14: nightshift.rule.v1.Score.factors:type_name -> nightshift.rule.v1.Factor
+	13, // 15: nightshift.rule.v1.Evidence.value:type_name -> google.protobuf.Value
+	13, // 16: nightshift.rule.v1.Evidence.threshold:type_name -> google.protobuf.Value
+	14, // 17: nightshift.rule.v1.Evidence.window_start:type_name -> google.protobuf.Timestamp
+	14, // 18: nightshift.rule.v1.Evidence.window_end:type_name -> google.protobuf.Timestamp
+	14, // 19: nightshift.rule.v1.Evidence.observed_at:type_name -> google.protobuf.Timestamp
+	3,  // 20: nightshift.rule.v1.Evidence.confidence:type_name -> nightshift.rule.v1.Confidence
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_rule_v1_rule_proto_init() }
@@ -1232,7 +1325,7 @@ func file_nightshift_rule_v1_rule_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nightshift_rule_v1_rule_proto_rawDesc), len(file_nightshift_rule_v1_rule_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -415,10 +415,12 @@ type FindingCounts struct {
 	Changed int64 `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
 	// Proven gone.
 	Resolved int64 `protobuf:"varint,3,opt,name=resolved,proto3" json:"resolved,omitempty"`
-	// Seen again after they were resolved.
+	// Seen again after they were resolved, or no longer exempt.
 	Reopened int64 `protobuf:"varint,4,opt,name=reopened,proto3" json:"reopened,omitempty"`
 	// Seen as they were.
-	Unchanged     int64 `protobuf:"varint,5,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	Unchanged int64 `protobuf:"varint,5,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	// Newly exempt.
+	Exempted      int64 `protobuf:"varint,6,opt,name=exempted,proto3" json:"exempted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -484,6 +486,13 @@ func (x *FindingCounts) GetReopened() int64 {
 func (x *FindingCounts) GetUnchanged() int64 {
 	if x != nil {
 		return x.Unchanged
+	}
+	return 0
+}
+
+func (x *FindingCounts) GetExempted() int64 {
+	if x != nil {
+		return x.Exempted
 	}
 	return 0
 }
@@ -657,13 +666,14 @@ const file_nightshift_run_v1_run_proto_rawDesc = "" +
 	"\arunning\x18\x03 \x01(\x05R\arunning\x12\x1c\n" +
 	"\tsucceeded\x18\x04 \x01(\x05R\tsucceeded\x12\x18\n" +
 	"\apartial\x18\x05 \x01(\x05R\apartial\x12\x16\n" +
-	"\x06failed\x18\x06 \x01(\x05R\x06failed\"\x97\x01\n" +
+	"\x06failed\x18\x06 \x01(\x05R\x06failed\"\xb3\x01\n" +
 	"\rFindingCounts\x12\x16\n" +
 	"\x06opened\x18\x01 \x01(\x03R\x06opened\x12\x18\n" +
 	"\achanged\x18\x02 \x01(\x03R\achanged\x12\x1a\n" +
 	"\bresolved\x18\x03 \x01(\x03R\bresolved\x12\x1a\n" +
 	"\breopened\x18\x04 \x01(\x03R\breopened\x12\x1c\n" +
-	"\tunchanged\x18\x05 \x01(\x03R\tunchanged\"\x92\x04\n" +
+	"\tunchanged\x18\x05 \x01(\x03R\tunchanged\x12\x1a\n" +
+	"\bexempted\x18\x06 \x01(\x03R\bexempted\"\x92\x04\n" +
 	"\bRunScope\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12/\n" +
 	"\x05scope\x18\x02 \x01(\v2\x19.nightshift.scan.v1.ScopeR\x05scope\x123\n" +
