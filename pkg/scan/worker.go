@@ -15,6 +15,7 @@ import (
 	accountv1 "nightshift.dev/gen/nightshift/account/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
+	reportv1 "nightshift.dev/gen/nightshift/report/v1"
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
@@ -46,10 +47,11 @@ func (c Config) Cloud(ctx context.Context) (*aws.Cloud, error) {
 }
 
 // Worker is a scanning service: it plans the runs of its jobs, scans their
-// scopes, and serves RuleService and ScanService. Any number of replicas share
+// scopes, and serves RuleService, ReportService and ScanService. Any number of replicas share
 // the work through the bus.
 type Worker struct {
 	rulev1.UnimplementedRuleServiceServer
+	reportv1.UnimplementedReportServiceServer
 	scanv1.UnimplementedScanServiceServer
 
 	set      *Set
@@ -63,6 +65,7 @@ type Worker struct {
 	runs     runv1.RunServiceClient
 	accounts accountv1.AccountServiceClient
 	state    scanv1.ScopeStateServiceClient
+	findings findingv1.FindingServiceClient
 }
 
 // New builds the service of a set of rules. params is what the deployment sets,
@@ -87,6 +90,7 @@ func New(ctx context.Context, env *app.Env, set *Set, c Config, params string) (
 	w.runs = runv1.NewRunServiceClient(persistence)
 	w.accounts = accountv1.NewAccountServiceClient(persistence)
 	w.state = scanv1.NewScopeStateServiceClient(persistence)
+	w.findings = findingv1.NewFindingServiceClient(persistence)
 
 	mine, patient := bus.Filter(set.Service()), bus.MaxAttempts(maxAttempts)
 	bus.On(w.bus, w.onJobTriggered, mine, patient)
@@ -99,6 +103,7 @@ func New(ctx context.Context, env *app.Env, set *Set, c Config, params string) (
 func (w *Worker) Register(s grpc.ServiceRegistrar) {
 	rulev1.RegisterRuleServiceServer(s, w)
 	scanv1.RegisterScanServiceServer(s, w)
+	reportv1.RegisterReportServiceServer(s, w)
 }
 
 // Run implements app.Service. All work comes from the bus and from callers.
