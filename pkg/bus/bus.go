@@ -97,7 +97,7 @@ func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 	}
 	b := &Bus{
 		cfg: cfg, log: cfg.Log, refusals: refusals{waiting: map[string]map[*refusal]struct{}{}},
-		ackWait: time.Minute, heartbeat: 20 * time.Second, backoff: backoff,
+		ackWait: 30 * time.Second, heartbeat: 10 * time.Second, backoff: backoff,
 	}
 	var err error
 	if b.meter, err = newMeter(); err != nil {

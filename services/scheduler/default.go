@@ -29,15 +29,18 @@ var defaults = []*jobv1.Job{
 	},
 }
 
-// defaultsEvery is how often it is asked whether a service for a missing
-// default has come.
-const defaultsEvery = 2 * time.Second
+// It is asked ever less often whether a service for a missing default has
+// come: services that start together are there in a moment.
+const (
+	defaultsSoon  = 50 * time.Millisecond
+	defaultsEvery = 2 * time.Second
+)
 
 // registerDefaults registers the default jobs until all are, or ctx ends.
 func (s *Service) registerDefaults(ctx context.Context) error {
 	missing := slices.Clone(defaults)
 	var last error
-	for len(missing) > 0 {
+	for wait := defaultsSoon; len(missing) > 0; wait = min(2*wait, defaultsEvery) {
 		kinds, err := bus.Handled[*jobv1.JobTriggered](ctx, s.bus)
 		missing = slices.DeleteFunc(missing, func(d *jobv1.Job) bool {
 			if err != nil || !slices.Contains(kinds, d.GetKind()) {
@@ -67,7 +70,7 @@ func (s *Service) registerDefaults(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-time.After(defaultsEvery):
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return nil
 		}

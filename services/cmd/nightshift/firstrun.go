@@ -146,7 +146,7 @@ func (u *everything) runJobs(ctx context.Context) ([]*runv1.Run, error) {
 		ids[r.GetId()] = ""
 	}
 	if len(ids) > 0 {
-		u.c.say("  %s going on with %s that was cut off; taking it up can need a minute", u.c.errPaint(cyan, "i"), many(int64(len(ids)), "run", "runs"))
+		u.c.say("  %s going on with %s that was cut off; taking it up can need half a minute", u.c.errPaint(cyan, "i"), many(int64(len(ids)), "run", "runs"))
 	}
 	for _, job := range due {
 		if u.state.Asked[job] == "" {
@@ -183,8 +183,14 @@ func (u *everything) due(ctx context.Context, api jobv1.JobServiceClient) ([]str
 		})
 	}
 	r, err := list()
-	// The scheduler registers its default jobs on the side.
-	for tries := 0; err == nil && len(r.GetJobs()) == 0 && !u.state.Started && tries < 50; tries++ {
+	// The scheduler registers its default jobs on the side, each when the
+	// service that handles it is there.
+	unhandled := func() bool {
+		return slices.ContainsFunc(setNames(), func(kind string) bool {
+			return !slices.ContainsFunc(r.GetJobs(), func(j *jobv1.Job) bool { return j.GetKind() == kind })
+		})
+	}
+	for tries := 0; err == nil && !u.state.Started && unhandled() && tries < 50; tries++ {
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
