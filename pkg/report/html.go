@@ -30,6 +30,12 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"when": func(t time.Time) string { return t.Format("2 January 2006, 15:04 UTC") },
 	"date": func(t time.Time) string { return t.Format("2 January 2006") },
 	"cost": (*Finding).cost,
+	"accepted": func(f *Finding) string {
+		if f.Exemption == nil {
+			return ""
+		}
+		return f.Exemption.text()
+	},
 	"money": func(m *Money) string {
 		switch {
 		case m == nil:

@@ -223,6 +223,9 @@ func (r *Report) ocsf(f *Finding, accountName string) *ocsfEvent {
 	if f.Owner != "" {
 		res.Owner = &ocsfOwner{Name: f.Owner}
 	}
+	if f.Exemption != nil {
+		v.Unmapped["exemption"] = f.Exemption
+	}
 	if f.Cost != nil {
 		v.Unmapped["monthly_cost"] = f.Cost
 	}

@@ -162,6 +162,8 @@ type Finding struct {
 	LastSeen       *time.Time `json:"last_seen"`
 	ResolveTime    *time.Time `json:"resolve_time"`
 	Evidence       []Evidence `json:"evidence"`
+	// Exemption is set for an exempt finding.
+	Exemption *Exemption `json:"exemption,omitempty"`
 
 	from   *findingv1.Finding
 	counts bool // its cost is in the sums
@@ -174,6 +176,14 @@ type Cost struct {
 	Basis  string  `json:"basis"`
 	Source string  `json:"source"`
 	Date   string  `json:"date"`
+}
+
+// Exemption says who accepted a finding.
+type Exemption struct {
+	By     string `json:"by"`
+	Reason string `json:"reason"`
+	// ExpireTime is when it ends; nil for a tag without an end.
+	ExpireTime *time.Time `json:"expire_time"`
 }
 
 // Evidence is one number or fact that decided.
@@ -312,6 +322,9 @@ func finding(p *findingv1.Finding, at time.Time) *Finding {
 	f.Score = shown(ScoreOf(p, at))
 	if m := p.GetMonthlyCost(); m != nil {
 		f.Cost = &Cost{Low: m.GetLow(), High: m.GetHigh(), Basis: m.GetBasis(), Source: m.GetSource(), Date: m.GetDate()}
+	}
+	if x := p.GetExemption(); x != nil {
+		f.Exemption = &Exemption{By: x.GetBy(), Reason: x.GetReason(), ExpireTime: moment(x.GetExpireTime())}
 	}
 	for _, e := range p.GetEvidence() {
 		x := Evidence{

@@ -164,7 +164,23 @@ func (b *text) finding(lead string, f *Finding, money bool) {
 	indent := strings.Repeat(" ", len(lead))
 	b.wrapped(strings.Join(strings.Fields(f.Rule+" "+f.Account+" "+f.Region+" "+f.Owner), " · "), indent)
 	b.wrapped(f.Reason, indent)
+	if f.Exemption != nil {
+		b.wrapped(f.Exemption.text(), indent+"✓ ")
+		return
+	}
 	b.wrapped(f.Recommendation, indent+"→ ")
+}
+
+// text says who accepted it, until when and why.
+func (x *Exemption) text() string {
+	s := "Accepted by " + cmp.Or(x.By, nobody)
+	if x.ExpireTime != nil {
+		s += " until " + day(x.ExpireTime)
+	}
+	if x.Reason != "" {
+		s += ": " + x.Reason
+	}
+	return s
 }
 
 // wrapped writes prose of at most the width, each line after the indent; the
