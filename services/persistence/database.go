@@ -195,13 +195,16 @@ func (tx *transaction) copyInto(ctx context.Context, table string, columns []str
 	})
 }
 
-// The locks, in the order in which a transaction takes them: scopes in rising
+// The locks, in the order in which a transaction takes them: exemptionLock,
+// which whoever changes findings shares and whoever changes exemptions, and with
+// them findings of any scope, has for itself; then scopes in rising
 // order, rows of run_scopes and findings under them, rows of runs in rising
 // order of id, then stepLock. Whoever keeps to it cannot deadlock.
 const (
 	stepLock      = 7306_0001 // transitions and their sequence numbers
 	relayLock     = 7306_0002 // the outbox's publisher
 	partitionLock = 7306_0003 // the system log's partitions
+	exemptionLock = 7306_0004 // what exemptions there are
 )
 
 // fault turns an error of the database into one of errs. Others stay as they are.

@@ -23,6 +23,7 @@ type fields map[string]field
 type field struct {
 	column string
 	kind   fieldKind
+	key    string           // of a map
 	values map[string]int64 // of an enum or a rank
 }
 
@@ -35,6 +36,7 @@ const (
 	kindInteger                  // a whole number
 	kindEnum                     // a name; is or is not
 	kindRank                     // a name; compares by rank
+	kindMap                      // text by key, as in tags.Owner; a key that is missing is unknown
 )
 
 // enumValues are the values of a proto enum by the names people use: without
@@ -141,19 +143,22 @@ func (fs fields) compile(e *expr.Expr, parts *int) (*predicate, error) {
 }
 
 func (fs fields) compare(op string, left, right *expr.Expr) (*predicate, error) {
-	name := left.GetIdentExpr().GetName()
-	f, ok := fs[name]
-	if !ok {
-		return nil, badFilter("compares %s, which is no field; the fields are %s", describe(left), strings.Join(fs.names(), ", "))
+	text, isText := constantText(right)
+	name, f, err := fs.field(op, left, text)
+	if err != nil {
+		return nil, err
 	}
 	p := &predicate{op: op, name: name, field: f}
-	text, isText := constantText(right)
+	if f.kind == kindMap && left.GetIdentExpr() != nil {
+		p.op = "PRESENT"
+		return p, nil
+	}
 	if op == filtering.FunctionHas && isText && text == "*" {
 		p.op = "PRESENT"
 		return p, nil
 	}
 	switch f.kind {
-	case kindText:
+	case kindText, kindMap:
 		if !isText {
 			return nil, badFilter(`compares %s with %s, which is no text; put it in quotes, as in %s = "…"`, name, describe(right), name)
 		}
@@ -201,6 +206,28 @@ func (fs fields) compare(op string, left, right *expr.Expr) (*predicate, error) 
 		return nil, badFilter("asks what %s contains, but it is no text; use = or %s:*", name, name)
 	}
 	return p, nil
+}
+
+// field finds the field that is compared: one by its name, an entry of a map
+// by name.key, or by name:key when it is asked whether there is one.
+func (fs fields) field(op string, left *expr.Expr, right string) (string, field, error) {
+	name, key, entry := left.GetIdentExpr().GetName(), right, false
+	if s := left.GetSelectExpr(); s != nil {
+		name, key, entry = s.GetOperand().GetIdentExpr().GetName(), s.GetField(), true
+	}
+	f, ok := fs[name]
+	switch {
+	case !ok || entry && f.kind != kindMap:
+		return "", f, badFilter("compares %s, which is no field; the fields are %s", describe(left), strings.Join(fs.names(), ", "))
+	case f.kind != kindMap:
+		return name, f, nil
+	case !entry && op != filtering.FunctionHas, key == "", !entry && key == "*":
+		return "", f, badFilter(`compares %s by no key; write %s.Environment = "dev", or %s:"Environment" for those that have it; a key with other than letters and digits goes in quotes`, name, name, name)
+	case !utf8.ValidString(key) || strings.ContainsRune(key, 0):
+		return "", f, badFilter("asks for a key of %s that holds a character that is none", name)
+	}
+	f.key = key
+	return name + "." + key, f, nil
 }
 
 // constantText is the text of a quoted string or of a bare word.
@@ -274,6 +301,11 @@ func (p *predicate) apply(q *bun.SelectQuery) *bun.SelectQuery {
 
 // sql is the predicate with a placeholder for each value.
 func (p *predicate) sql(args []any) (string, []any) {
+	column := p.field.column
+	if p.field.kind == kindMap {
+		column = "((" + column + " ->> ?::text) COLLATE \"C\")"
+		args = append(args, p.field.key)
+	}
 	switch p.op {
 	case filtering.FunctionAnd, filtering.FunctionOr:
 		parts := make([]string, len(p.operands))
@@ -286,19 +318,19 @@ func (p *predicate) sql(args []any) (string, []any) {
 		return "(NOT " + part + ")", args
 	case "PRESENT":
 		if p.field.kind == kindText {
-			return p.field.column + " <> ''", args
+			return column + " <> ''", args
 		}
-		return p.field.column + " IS NOT NULL", args
+		return column + " IS NOT NULL", args
 	case "CONTAINS":
-		return "strpos(" + p.field.column + ", ?) > 0", append(args, p.value)
+		return "strpos(" + column + ", ?) > 0", append(args, p.value)
 	}
 	switch p.field.kind {
 	case kindNumber:
-		return p.field.column + " " + p.op + " ?::float8", append(args, p.value)
+		return column + " " + p.op + " ?::float8", append(args, p.value)
 	case kindTime:
-		return p.field.column + " " + p.op + " ?::timestamptz", append(args, p.value)
+		return column + " " + p.op + " ?::timestamptz", append(args, p.value)
 	default:
-		return p.field.column + " " + p.op + " ?", append(args, p.value)
+		return column + " " + p.op + " ?", append(args, p.value)
 	}
 }
 
@@ -333,7 +365,7 @@ func (p *predicate) ask(value func(name string) any) (is, known bool) {
 	}
 	v := value(p.name)
 	if p.op == "PRESENT" {
-		return v != nil && v != "", true
+		return v != nil && (v != "" || p.field.kind == kindMap), true
 	}
 	if v == nil {
 		return false, false

@@ -38,6 +38,9 @@ func estate(t testing.TB) *Service {
 			o.Title = []string{"Ünattached", "a'b\\c", "x%_y", ""}[i%4]
 			o.Resource.Name = []string{"Web", "web", "10", "*"}[i%4]
 			o.Resource.Tags = map[string]string{"Owner": []string{"ops", ""}[i%2]}
+			if i%4 == 3 {
+				o.Resource.Tags["a.b/c"], o.Resource.Tags["'"], o.Resource.Tags["?"] = "dev", "o'neill", "%"
+			}
 		}))
 	}
 	scanOnce(t, s, 0, complete, observations[:24]...)
@@ -92,8 +95,19 @@ func TestFilter(t *testing.T) {
 		`id = "` + violation("vol-07", at(0)).GetFindingId() + `"`:           1,
 		`severity = "INFO" AND state != "RESOLVED" OR severity = "CRITICAL"`: 5, // OR binds first
 		`state != "RESOLVED" AND severity >= "HIGH" AND monthly_cost > 10`:   5,
-		`title < "a"`:          6,
-		`resource_name >= "W"`: 12,
+		`title < "a"`:                        6,
+		`tags.Owner = "ops"`:                 12,
+		`tags.owner = "ops"`:                 0,
+		`tags:"Owner"`:                       24,
+		`tags.Owner:*`:                       24,
+		`tags.Owner != "ops"`:                12,
+		`tags."a.b/c" = "dev"`:               6,
+		`tags."a.b/c" != "dev"`:              0, // missing is unknown
+		`NOT tags:"a.b/c"`:                   18,
+		`tags."'":"'n"`:                      6,
+		`tags."?" = "%" AND tags:Owner`:      6,
+		`tags."?" >= "" OR tags.none = "no"`: 6,
+		`resource_name >= "W"`:               12,
 	} {
 		if got, err := found(t, s, filter); err != nil || len(got) != want {
 			t.Errorf("%s: %d findings, want %d (%v)", filter, len(got), want, err)
@@ -109,6 +123,12 @@ func TestFilter(t *testing.T) {
 		`colour = "red"`:                 "colour, which is no field; the fields are account, category",
 		`resource.id = "x"`:              "resource.id, which is no field",
 		`monthly_cost > "10"`:            "without quotes",
+		`tags = "dev"`:                   "by no key",
+		`tags:*`:                         "by no key",
+		`tags."" = "dev"`:                "by no key",
+		`tags.a.b = "dev"`:               "no field",
+		`tags.a = 3`:                     "put it in quotes",
+		`state.x = "OPEN"`:               "state.x, which is no field",
 		`monthly_cost = 1e999`:           "",
 		`account = 111122223333`:         "put it in quotes",
 		`since > "yesterday"`:            "RFC 3339",
@@ -135,13 +155,20 @@ func genFilter() *rapid.Generator[string] {
 		name := rapid.SampledFrom(findingFields.names()).Draw(t, "field")
 		f := findingFields[name]
 		op := rapid.SampledFrom([]string{"=", "!=", "<", "<=", ">", ">=", ":", " = ", ":*"}).Draw(t, "op")
+		if f.kind == kindMap {
+			key := fmt.Sprintf("%q", rapid.SampledFrom([]string{"Owner", "owner", "a.b/c", "", "'", "none", "?"}).Draw(t, "key"))
+			if rapid.IntRange(0, 3).Draw(t, "has") == 0 {
+				return name + ":" + key
+			}
+			name += "." + key
+		}
 		if op == ":*" {
 			return name + op
 		}
 		var value string
 		switch f.kind {
-		case kindText:
-			value = fmt.Sprintf("%q", rapid.SampledFrom([]string{"", "web", "Web", "W", "vol-1", "ops", "%", "_", "'", "waste-scan/1", "arn:aws", "Ü", "111122223333", "eu-west-1"}).Draw(t, "text"))
+		case kindText, kindMap:
+			value = fmt.Sprintf("%q", rapid.SampledFrom([]string{"", "web", "Web", "W", "vol-1", "ops", "%", "_", "'", "waste-scan/1", "arn:aws", "Ü", "111122223333", "eu-west-1", "dev", "o'neill"}).Draw(t, "text"))
 		case kindTime:
 			value = `"` + at(rapid.IntRange(-800, 2).Draw(t, "hours")).Format(time.RFC3339) + `"`
 		case kindNumber, kindInteger:
@@ -205,7 +232,7 @@ func FuzzFilter(f *testing.F) {
 	for _, seed := range []string{
 		"", `state = "OPEN"`, `severity >= HIGH AND -monthly_cost > 1.5e3`, `title:"x" OR (since < "2026-01-01T00:00:00Z")`, `id = "\x00\xff"`,
 		`((((((((`, `a(b(c(d(`, `NOT NOT NOT x`, `"'; DROP TABLE findings; --" = 1`, `title = "?"`, `title = "\\'"`, `monthly_cost > 99999999999999999999`,
-		`monthly_cost = 0x7fffffffffffffff`, `since = "9999-12-31T23:59:59.999999999-14:00"`, `first_seen > "0001-01-01T00:00:00+14:00"`, `monthly_cost > 1e-320`, `a.b.c:d`, `x = -y`, "title = \"\U000E0001\"",
+		`monthly_cost = 0x7fffffffffffffff`, `since = "9999-12-31T23:59:59.999999999-14:00"`, `first_seen > "0001-01-01T00:00:00+14:00"`, `monthly_cost > 1e-320`, `a.b.c:d`, `x = -y`, `tags."a.b" = "c"`, `tags:"'"`, `tags."?" != "?"`, `tags."\\" > ""`, `tags.a.b.c:*`, "title = \"\U000E0001\"",
 	} {
 		f.Add(seed, "")
 		f.Add("", seed)

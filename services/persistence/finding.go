@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/binary"
 	"hash/fnv"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -43,6 +45,10 @@ type finding struct {
 	CostHigh     *float64          `bun:""`
 	Cost         []byte            `bun:""`
 	Parameters   map[string]string `bun:"type:jsonb"`
+	Tags         map[string]string `bun:"type:jsonb"`
+	Declared     []byte            `bun:""`
+	Exemption    []byte            `bun:""`
+	ExemptionID  string            `bun:""`
 	Detail       []byte            `bun:""`
 	ResourceHash int64             `bun:""`
 	Fingerprint  int64             `bun:""`
@@ -99,6 +105,16 @@ func (f *finding) fill(o *scanv1.Observation) (err error) {
 	return err
 }
 
+// cleanTags are a resource's tags as the database can hold them. Of two keys
+// that become one the last wins.
+func cleanTags(tags map[string]string) map[string]string {
+	out := make(map[string]string, len(tags))
+	for _, k := range slices.Sorted(maps.Keys(tags)) {
+		out[clean(k)] = clean(tags[k])
+	}
+	return out
+}
+
 // detail is what an observation says that has no column of its own.
 func (f *finding) detail(o *scanv1.Observation) *findingv1.Finding {
 	v, r := o.GetVerdict(), o.GetResource()
@@ -139,6 +155,7 @@ func hashes(f *finding, o *scanv1.Observation) (resource, fingerprint int64) {
 	}
 	add(o.GetResource())
 	resource = int64(h.Sum64())
+	add(o.GetVerdict().GetExemption())
 	text := func(s string) {
 		h.Write(binary.AppendUvarint(nil, uint64(len(s))))
 		h.Write([]byte(s))
@@ -171,6 +188,10 @@ func (f *finding) proto() (*findingv1.Finding, error) {
 		return nil, err
 	}
 	cost, err := storedCost(f.Cost)
+	if err != nil {
+		return nil, err
+	}
+	detail.Exemption, err = storedExemption(f.Exemption)
 	return f.show(detail, cost), err
 }
 
@@ -212,6 +233,7 @@ var findingFields = fields{
 	"last_seen":     {column: "c.last_seen", kind: kindTime},
 	"since":         {column: "f.since", kind: kindTime},
 	"resolve_time":  {column: "f.resolve_time", kind: kindTime},
+	"tags":          {column: "f.tags", kind: kindMap},
 }
 
 // findingOrders are what findings can be sorted by. Unknown costs come last,

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/uptrace/bun"
+	"github.com/uptrace/bun/dialect/pgdialect"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
@@ -316,19 +318,30 @@ func (tx *transaction) merge(ctx context.Context, found []*observation, byID map
 		return err
 	}
 	var judged []*judgement
-	err = tx.NewRaw("SELECT id, kind, cause, from_state, from_severity, from_cost FROM judged WHERE kind > 0 OR rewrite ORDER BY id").Scan(ctx, &judged)
+	err = tx.NewRaw("SELECT id, kind, cause, from_state, from_severity, from_cost, from_exemption FROM judged WHERE kind > 0 OR rewrite ORDER BY id").Scan(ctx, &judged)
+	if err != nil {
+		return err
+	}
+	if len(judged) == 0 {
+		return nil
+	}
+	exemptions, err := tx.runningExemptions(ctx)
 	if err != nil {
 		return err
 	}
 	var opened, written, resolved []*observation
 	for _, j := range judged {
 		o := byID[j.ID]
-		switch j.Kind {
-		case findingv1.TransitionKind_TRANSITION_KIND_OPENED:
-			opened = append(opened, o)
-		case findingv1.TransitionKind_TRANSITION_KIND_RESOLVED:
+		if j.Kind == findingv1.TransitionKind_TRANSITION_KIND_RESOLVED {
 			resolved = append(resolved, o)
-		default:
+			continue
+		}
+		if err := j.settle(o, exemptions, tx.now); err != nil {
+			return err
+		}
+		if j.FromState == nil {
+			opened = append(opened, o)
+		} else {
 			written = append(written, o)
 		}
 	}
@@ -360,7 +373,7 @@ const (
 	createJudged = `
 		CREATE TEMP TABLE IF NOT EXISTS judged (
 			id text COLLATE "C", kind smallint, cause smallint, rewrite boolean, again boolean,
-			from_state smallint, from_severity smallint, from_cost bytea
+			from_state smallint, from_severity smallint, from_cost bytea, from_exemption bytea
 		) ON COMMIT DELETE ROWS`
 	createWritten = `
 		CREATE TEMP TABLE IF NOT EXISTS written (LIKE findings) ON COMMIT DELETE ROWS`
@@ -379,7 +392,7 @@ const (
 			CASE WHEN p.changed AND f.resource_hash = s.resource_hash THEN 2 ELSE 1 END,
 			s.outcome = 1 AND (f.fingerprint <> s.fingerprint OR s.observed_at - f.evidence_time >= make_interval(secs => ?)),
 			s.outcome <> 1 OR c.last_run_id = s.run_id,
-			f.state, f.severity, f.cost
+			f.state, f.severity, f.cost, f.exemption
 		FROM staged s
 		LEFT JOIN (findings f JOIN checks c ON c.id = f.id) ON f.id = s.id
 		CROSS JOIN LATERAL (SELECT f.rule_version <> s.rule_version OR f.parameters <> s.parameters AS changed) p
@@ -396,12 +409,13 @@ const (
 			resource_id = w.resource_id, resource_type = w.resource_type, resource_name = w.resource_name, title = w.title, owner = w.owner,
 			cost_low = w.cost_low, cost_high = w.cost_high, cost = w.cost, parameters = w.parameters, detail = w.detail,
 			resource_hash = w.resource_hash, fingerprint = w.fingerprint, since = w.since, evidence_time = w.evidence_time,
-			state = CASE j.kind WHEN 4 THEN 3 ELSE f.state END, resolve_time = CASE j.kind WHEN 4 THEN NULL ELSE f.resolve_time END,
-			reopen_count = f.reopen_count + CASE j.kind WHEN 4 THEN 1 ELSE 0 END, revision = f.revision + 1
-		FROM written w JOIN judged j USING (id) WHERE f.id = w.id`
+			tags = w.tags, declared = w.declared, exemption = w.exemption, exemption_id = w.exemption_id,
+			state = w.state, resolve_time = NULL, reopen_count = f.reopen_count + w.reopen_count, revision = f.revision + 1
+		FROM written w WHERE f.id = w.id`
 	resolveFindings = `
 		UPDATE findings f SET
-			rule_version = s.rule_version, parameters = s.parameters, state = 2, resolve_time = s.observed_at, revision = f.revision + 1
+			rule_version = s.rule_version, parameters = s.parameters, state = 2, resolve_time = s.observed_at,
+			exemption = NULL, exemption_id = '', revision = f.revision + 1
 		FROM staged s JOIN judged j USING (id) WHERE f.id = s.id AND j.kind = 3`
 )
 
@@ -409,15 +423,19 @@ const (
 var findingColumns = []string{
 	"id", "service", "account", "region", "rule_id", "rule_version", "category", "state", "severity",
 	"resource_arn", "resource_id", "resource_type", "resource_name", "title", "owner", "cost_low", "cost_high", "cost",
-	"parameters", "detail", "resource_hash", "fingerprint", "since", "first_seen", "evidence_time", "reopen_count", "revision",
+	"parameters", "tags", "declared", "exemption", "exemption_id", "detail", "resource_hash", "fingerprint", "since", "first_seen", "evidence_time", "reopen_count", "revision",
 }
 
 func (f *finding) columns() ([]any, error) {
 	parameters, err := json.Marshal(f.Parameters)
+	if err != nil {
+		return nil, err
+	}
+	tags, err := json.Marshal(f.Tags)
 	return []any{
 		f.ID, f.Service, f.Account, f.Region, f.RuleID, f.RuleVersion, int16(f.Category), int16(f.State), int16(f.Severity),
 		f.ResourceARN, f.ResourceID, f.ResourceType, f.ResourceName, f.Title, f.Owner, f.CostLow, f.CostHigh, f.Cost,
-		parameters, f.Detail, f.ResourceHash, f.Fingerprint, f.Since, f.FirstSeen, f.EvidenceTime, f.ReopenCount, f.Revision,
+		parameters, tags, f.Declared, f.Exemption, f.ExemptionID, f.Detail, f.ResourceHash, f.Fingerprint, f.Since, f.FirstSeen, f.EvidenceTime, f.ReopenCount, f.Revision,
 	}, err
 }
 
@@ -468,13 +486,68 @@ type judgement struct {
 	FromState    *findingv1.State
 	FromSeverity *rulev1.Severity
 	FromCost     []byte
+	// FromExemption is the exemption that was in force.
+	FromExemption []byte
+}
+
+// settle decides whether the violation is exempt, and with it the state of the
+// finding and the transition that leads there.
+func (j *judgement) settle(o *observation, exemptions []*exemption, now time.Time) (err error) {
+	f := o.row
+	f.Tags = cleanTags(o.verdict.GetResource().GetTags())
+	if declared := o.verdict.GetVerdict().GetExemption(); declared != nil {
+		declared = proto.CloneOf(declared)
+		declared.Id = ""
+		if f.Declared, err = proto.Marshal(declared); err != nil {
+			return err
+		}
+	}
+	was := j.FromState != nil && *j.FromState == findingv1.State_STATE_EXEMPT
+	if err := f.exempt(exemptions); err != nil {
+		return err
+	}
+	switch {
+	case f.Exemption != nil:
+		f.State = findingv1.State_STATE_EXEMPT
+		if !was {
+			j.Kind = findingv1.TransitionKind_TRANSITION_KIND_EXEMPTED
+		}
+	case was:
+		j.Kind = findingv1.TransitionKind_TRANSITION_KIND_REOPENED
+		f.State, f.ReopenCount = findingv1.State_STATE_REOPENED, 1
+		ended, err := storedExemption(j.FromExemption)
+		if err != nil {
+			return err
+		}
+		// The resource's own ends by the time of the scan that no longer sees it.
+		end := now
+		if ended.GetId() == "" {
+			end = f.CheckedTime
+		}
+		if t := timeOf(ended.GetExpireTime()); t != nil && !t.After(end) {
+			j.Cause = findingv1.Cause_CAUSE_EXEMPTION_EXPIRED
+		}
+	case j.Kind == findingv1.TransitionKind_TRANSITION_KIND_REOPENED:
+		f.State, f.ReopenCount = findingv1.State_STATE_REOPENED, 1
+	case j.FromState != nil:
+		f.State = *j.FromState
+	}
+	return nil
 }
 
 // collectChanges counts what became of the findings and makes transitions.
 func (tx *transaction) collectChanges(ctx context.Context, judged []*judgement, byID map[string]*observation, scopes map[scopeKey]*runScope) error {
-	var known []*finding
-	if slices.ContainsFunc(judged, func(j *judgement) bool { return j.Kind > findingv1.TransitionKind_TRANSITION_KIND_OPENED }) {
-		if err := selectFindings(tx).Join("JOIN judged AS j ON j.id = f.id AND j.kind > 1").Scan(ctx, &known); err != nil {
+	var (
+		known []*finding
+		ids   []string
+	)
+	for _, j := range judged {
+		if j.FromState != nil && j.Kind != findingv1.TransitionKind_TRANSITION_KIND_UNSPECIFIED {
+			ids = append(ids, j.ID)
+		}
+	}
+	if len(ids) > 0 {
+		if err := selectFindings(tx).Where("f.id = ANY(?)", pgdialect.Array(ids)).Scan(ctx, &known); err != nil {
 			return err
 		}
 	}
@@ -496,13 +569,23 @@ func (tx *transaction) collectChanges(ctx context.Context, judged []*judgement, 
 			scope.Resolved++
 		case findingv1.TransitionKind_TRANSITION_KIND_REOPENED:
 			scope.Reopened++
+		case findingv1.TransitionKind_TRANSITION_KIND_EXEMPTED:
+			scope.Exempted++
 		}
-		f := o.row.show(o.row.detail(o.verdict), costOf(v)) // as it was opened
-		if row := rows[j.ID]; row != nil {
-			var err error
-			if f, err = row.proto(); err != nil {
-				return err
-			}
+		row := rows[j.ID]
+		if row == nil {
+			row = o.row // as it was opened
+		}
+		f, err := row.proto()
+		if err != nil {
+			return err
+		}
+		exemption, err := storedExemption(j.FromExemption)
+		if err != nil {
+			return err
+		}
+		if f.GetExemption() != nil {
+			exemption = f.GetExemption()
 		}
 		before, err := storedCost(j.FromCost)
 		if err != nil {
@@ -511,7 +594,7 @@ func (tx *transaction) collectChanges(ctx context.Context, judged []*judgement, 
 		t := &findingv1.Transition{
 			FindingId: j.ID, Kind: j.Kind, Cause: j.Cause, Time: timestamppb.New(o.row.CheckedTime), RunId: o.scope.RunID,
 			ToState: f.GetState(), ToSeverity: f.GetSeverity(), FromCost: before, ToCost: f.GetMonthlyCost(),
-			Reason: v.GetReason(), Evidence: v.GetEvidence(),
+			Reason: v.GetReason(), Evidence: v.GetEvidence(), Exemption: exemption,
 		}
 		if j.FromState != nil {
 			t.FromState, t.FromSeverity = *j.FromState, *j.FromSeverity

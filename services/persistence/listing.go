@@ -124,12 +124,17 @@ func (tx *transaction) resolveAbsent(ctx context.Context, row *runScope, scan ti
 	if len(listed.rules) == 0 {
 		return nil
 	}
-	var gone []*finding
+	var gone []*struct {
+		finding
+		FromState     findingv1.State
+		FromExemption []byte
+	}
 	err := tx.NewRaw(`
-		UPDATE findings f SET state = 2, resolve_time = ?, revision = f.revision + 1 FROM checks c
+		UPDATE findings f SET state = 2, resolve_time = ?, exemption = NULL, exemption_id = '', revision = f.revision + 1
+		FROM checks c JOIN findings o ON o.id = c.id
 		WHERE c.id = f.id AND (f.account, f.region, f.service) = (?) AND ? AND f.state <> 2
 			AND c.checked_run_id <> ? AND c.checked_time <= ? AND c.absent_runs > 0
-		RETURNING f.*, c.last_seen, c.last_run_id`, scan, bun.List(scope), listed.of(), row.RunID, scan).Scan(ctx, &gone)
+		RETURNING f.*, c.last_seen, c.last_run_id, o.state AS from_state, o.exemption AS from_exemption`, scan, bun.List(scope), listed.of(), row.RunID, scan).Scan(ctx, &gone)
 	if err != nil {
 		return err
 	}
@@ -154,14 +159,14 @@ func (tx *transaction) resolveAbsent(ctx context.Context, row *runScope, scan ti
 		if err != nil {
 			return err
 		}
-		from := findingv1.State_STATE_OPEN
-		if f.ReopenCount > 0 {
-			from = findingv1.State_STATE_REOPENED
+		ended, err := storedExemption(f.FromExemption)
+		if err != nil {
+			return err
 		}
 		tx.changes = append(tx.changes, change{p, &findingv1.Transition{
 			FindingId: f.ID, Kind: findingv1.TransitionKind_TRANSITION_KIND_RESOLVED, Cause: findingv1.Cause_CAUSE_SCAN,
-			Time: timestamppb.New(scan), RunId: row.RunID, FromState: from, ToState: findingv1.State_STATE_RESOLVED,
-			FromSeverity: f.Severity, ToSeverity: f.Severity, FromCost: p.GetMonthlyCost(), ToCost: p.GetMonthlyCost(),
+			Time: timestamppb.New(scan), RunId: row.RunID, FromState: f.FromState, ToState: findingv1.State_STATE_RESOLVED,
+			FromSeverity: f.Severity, ToSeverity: f.Severity, FromCost: p.GetMonthlyCost(), ToCost: p.GetMonthlyCost(), Exemption: ended,
 			Reason: "The resource is gone: two complete listings in a row did not show it; it was last seen " + f.LastSeen.Format(time.RFC3339) + ".",
 			Evidence: []*rulev1.Evidence{{
 				Name: "complete_listings_without_it", Value: structpb.NewNumberValue(2), Threshold: structpb.NewNumberValue(2),

@@ -35,6 +35,8 @@ func (c change) event() proto.Message {
 		return &findingv1.FindingChanged{Finding: c.finding, Transition: c.transition}
 	case findingv1.TransitionKind_TRANSITION_KIND_RESOLVED:
 		return &findingv1.FindingResolved{Finding: c.finding, Transition: c.transition}
+	case findingv1.TransitionKind_TRANSITION_KIND_EXEMPTED:
+		return &findingv1.FindingExempted{Finding: c.finding, Transition: c.transition}
 	default:
 		return &findingv1.FindingReopened{Finding: c.finding, Transition: c.transition}
 	}

@@ -1,5 +1,5 @@
 // Package persistence owns Postgres: findings, runs and their scopes,
-// coverage, the system log and the accounts. Everyone else calls it or reads
+// coverage, exemptions, the system log and the accounts. Everyone else calls it or reads
 // its events.
 //
 // The Service struct is the gRPC server of all its APIs; the methods hold the
@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 
 	accountv1 "nightshift.dev/gen/nightshift/account/v1"
+	exemptionv1 "nightshift.dev/gen/nightshift/exemption/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
@@ -59,6 +60,7 @@ var Definition = app.Definition{
 // calls are then UNAVAILABLE and messages wait on the bus.
 type Service struct {
 	accountv1.UnimplementedAccountServiceServer
+	exemptionv1.UnimplementedExemptionServiceServer
 	findingv1.UnimplementedFindingServiceServer
 	runv1.UnimplementedRunServiceServer
 	scanv1.UnimplementedScopeStateServiceServer
@@ -108,6 +110,7 @@ func open(cfg Config, log *slog.Logger, p publisher, now func() time.Time) (*Ser
 // Register adds the APIs.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	accountv1.RegisterAccountServiceServer(r, s)
+	exemptionv1.RegisterExemptionServiceServer(r, s)
 	findingv1.RegisterFindingServiceServer(r, s)
 	runv1.RegisterRunServiceServer(r, s)
 	scanv1.RegisterScopeStateServiceServer(r, s)
@@ -127,6 +130,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { s.listen(ctx); return nil })
 	g.Go(func() error { s.relay(ctx); return nil })
 	g.Go(func() error { s.keepPartitions(ctx); return nil })
+	g.Go(func() error { s.endExemptions(ctx); return nil })
 	g.Go(func() error {
 		<-ctx.Done()
 		s.stop.Do(func() { close(s.stopping) })

@@ -82,6 +82,7 @@ type figures struct {
 	Calls, Retries, Throttles, BilledMetrics  int64
 	BilledCost                                float64
 	Opened, Changed, Resolved, Reopened, Same int64
+	Exempted                                  int64
 }
 
 func (f *figures) proto() *runv1.Run {
@@ -89,7 +90,7 @@ func (f *figures) proto() *runv1.Run {
 		Scopes: &runv1.ScopeCounts{Total: f.Total, Pending: f.Pending, Running: f.Running, Succeeded: f.Succeeded, Partial: f.Partial, Failed: f.Failed},
 		Progress: &scanv1.Progress{Resources: f.Resources, Verdicts: f.Verdicts, Violations: f.Violations, MonthlyCost: f.MonthlyCost,
 			Meter: &scanv1.Meter{Calls: f.Calls, Retries: f.Retries, Throttles: f.Throttles, BilledMetrics: f.BilledMetrics, BilledCost: f.BilledCost}},
-		Findings: &runv1.FindingCounts{Opened: f.Opened, Changed: f.Changed, Resolved: f.Resolved, Reopened: f.Reopened, Unchanged: f.Same},
+		Findings: &runv1.FindingCounts{Opened: f.Opened, Changed: f.Changed, Resolved: f.Resolved, Reopened: f.Reopened, Unchanged: f.Same, Exempted: f.Exempted},
 	}
 }
 
@@ -118,7 +119,7 @@ func readRuns(ctx context.Context, db bun.IDB, rows []*run) ([]*runv1.Run, error
 				sum(calls)::bigint AS calls, sum(retries)::bigint AS retries, sum(throttles)::bigint AS throttles,
 				sum(billed_metrics)::bigint AS billed_metrics, sum(billed_cost) AS billed_cost,
 				sum(opened)::bigint AS opened, sum(changed)::bigint AS changed, sum(resolved)::bigint AS resolved,
-				sum(reopened)::bigint AS reopened, sum(unchanged)::bigint AS same
+				sum(reopened)::bigint AS reopened, sum(unchanged)::bigint AS same, sum(exempted)::bigint AS exempted
 			FROM run_scopes WHERE run_id IN (?) GROUP BY run_id`, bun.List(ids)).Scan(ctx, &sums)
 		if err != nil {
 			return nil, fault(err)
@@ -412,14 +413,14 @@ func (tx *transaction) endRun(ctx context.Context, r *run, sums *runv1.Run, stat
 	f, took := ended.GetFindings(), end.Sub(r.StartTime).Round(time.Millisecond)
 	e := entry{
 		Level: systemlogv1.Level_LEVEL_INFO, Event: "run_finished", Service: r.Kind, Job: r.Job, RunID: r.ID,
-		Message: fmt.Sprintf("Run %s finished in %s: %d opened, %d changed, %d resolved, %d reopened, %d unchanged.",
-			r.ID, took, f.GetOpened(), f.GetChanged(), f.GetResolved(), f.GetReopened(), f.GetUnchanged()),
+		Message: fmt.Sprintf("Run %s finished in %s: %d opened, %d changed, %d resolved, %d reopened, %d exempted, %d unchanged.",
+			r.ID, took, f.GetOpened(), f.GetChanged(), f.GetResolved(), f.GetReopened(), f.GetExempted(), f.GetUnchanged()),
 		Attributes: map[string]string{
 			"state":     strings.ToLower(strings.TrimPrefix(state.String(), "RUN_STATE_")),
 			"evaluated": strconv.FormatInt(ended.GetProgress().GetVerdicts(), 10), "errors": strconv.FormatInt(errors, 10),
 			"opened": strconv.FormatInt(f.GetOpened(), 10), "changed": strconv.FormatInt(f.GetChanged(), 10),
 			"resolved": strconv.FormatInt(f.GetResolved(), 10), "reopened": strconv.FormatInt(f.GetReopened(), 10),
-			"unchanged": strconv.FormatInt(f.GetUnchanged(), 10), "duration": took.String(),
+			"exempted": strconv.FormatInt(f.GetExempted(), 10), "unchanged": strconv.FormatInt(f.GetUnchanged(), 10), "duration": took.String(),
 			"scopes": strconv.Itoa(int(ended.GetScopes().GetTotal())), "failed_scopes": strconv.Itoa(int(ended.GetScopes().GetFailed())),
 		},
 	}

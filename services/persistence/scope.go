@@ -57,8 +57,12 @@ func (k scopeKey) lock() int64 {
 }
 
 // lockScopes takes the locks of scopes in rising order, so that replicas that
-// want some of the same wait and do not deadlock.
+// want some of the same wait and do not deadlock. Exemptions stay as they are
+// meanwhile.
 func (tx *transaction) lockScopes(ctx context.Context, keys []scopeKey) error {
+	if _, err := tx.NewRaw("SELECT pg_advisory_xact_lock_shared(?)", exemptionLock).Exec(ctx); err != nil {
+		return err
+	}
 	locks := make([]int64, len(keys))
 	for i, k := range keys {
 		locks[i] = k.lock()
@@ -93,12 +97,13 @@ type runScope struct {
 	Resolved      int64            `bun:""`
 	Reopened      int64            `bun:""`
 	Unchanged     int64            `bun:""`
+	Exempted      int64            `bun:""`
 }
 
 // version differs between any two states of the row.
 func (r *runScope) version() string {
 	return fmt.Sprint(r.State, r.Attempts, r.Resources, r.Verdicts, r.Violations, r.MonthlyCost, r.Calls, r.Retries, r.Throttles,
-		r.BilledMetrics, r.Opened, r.Changed, r.Resolved, r.Reopened, r.Unchanged)
+		r.BilledMetrics, r.Opened, r.Changed, r.Resolved, r.Reopened, r.Unchanged, r.Exempted)
 }
 
 // advance takes over progress. Within an execution it only rises, but batches
@@ -121,7 +126,7 @@ func (r *runScope) proto() *runv1.RunScope {
 		StartTime: timestamp(r.StartTime), EndTime: timestamp(r.EndTime), Error: r.Error,
 		Progress: &scanv1.Progress{Resources: r.Resources, Verdicts: r.Verdicts, Violations: r.Violations, MonthlyCost: r.MonthlyCost,
 			Meter: &scanv1.Meter{Calls: r.Calls, Retries: r.Retries, Throttles: r.Throttles, BilledMetrics: r.BilledMetrics, BilledCost: r.BilledCost}},
-		Findings: &runv1.FindingCounts{Opened: r.Opened, Changed: r.Changed, Resolved: r.Resolved, Reopened: r.Reopened, Unchanged: r.Unchanged},
+		Findings: &runv1.FindingCounts{Opened: r.Opened, Changed: r.Changed, Resolved: r.Resolved, Reopened: r.Reopened, Unchanged: r.Unchanged, Exempted: r.Exempted},
 	}
 }
 

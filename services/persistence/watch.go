@@ -2,6 +2,7 @@ package persistence
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
@@ -124,6 +125,12 @@ func valueOf(f *findingv1.Finding, name string) any {
 		return micros(t.AsTime())
 	}
 	r := f.GetResource()
+	if key, ok := strings.CutPrefix(name, "tags."); ok {
+		if v, ok := cleanTags(r.GetTags())[key]; ok {
+			return v
+		}
+		return nil
+	}
 	switch name {
 	case "id":
 		return f.GetId()

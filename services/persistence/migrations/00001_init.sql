@@ -65,6 +65,7 @@ CREATE TABLE run_scopes (
     resolved       bigint   NOT NULL DEFAULT 0,
     reopened       bigint   NOT NULL DEFAULT 0,
     unchanged      bigint   NOT NULL DEFAULT 0,
+    exempted       bigint   NOT NULL DEFAULT 0,
     PRIMARY KEY (run_id, account, region, service),
     CHECK ((state >= 3) = (end_time IS NOT NULL))
 ) WITH (fillfactor = 80);
@@ -164,7 +165,7 @@ CREATE TABLE findings (
     rule_id        text COLLATE "C" NOT NULL,
     rule_version   integer  NOT NULL,
     category       smallint NOT NULL,
-    state          smallint NOT NULL CHECK (state BETWEEN 1 AND 3),
+    state          smallint NOT NULL CHECK (state BETWEEN 1 AND 4),
     severity       smallint NOT NULL,
     -- Names are those of the resource with U+FFFD for NUL, which text cannot hold; detail has them as they came.
     resource_arn   text COLLATE "C" NOT NULL,
@@ -177,6 +178,10 @@ CREATE TABLE findings (
     cost_high      double precision,
     cost           bytea,            -- nightshift.rule.v1.MonthlyCost with basis, source and date
     parameters     jsonb    NOT NULL,
+    tags           jsonb    NOT NULL, -- of the resource, to be filtered by; detail has them as they came
+    declared       bytea,             -- nightshift.rule.v1.Exemption that the resource itself declares
+    exemption      bytea,             -- the one in force, and its id when it is of exemptions
+    exemption_id   text COLLATE "C" NOT NULL DEFAULT '',
     detail         bytea    NOT NULL, -- nightshift.finding.v1.Finding: resource, reason, recommendation, evidence
     resource_hash  bigint   NOT NULL, -- of the resource: tells a change of policy from one of the resource
     fingerprint    bigint   NOT NULL, -- of what detail says, without the figures that differ from scan to scan
@@ -187,6 +192,8 @@ CREATE TABLE findings (
     reopen_count   integer  NOT NULL DEFAULT 0,
     revision       bigint   NOT NULL DEFAULT 1,
     CHECK ((state = 2) = (resolve_time IS NOT NULL)),
+    CHECK ((state = 4) = (exemption IS NOT NULL)),
+    CHECK (exemption_id = '' OR exemption IS NOT NULL),
     CHECK ((cost_low IS NULL) = (cost_high IS NULL))
 );
 -- Orders of ListFindings, newest, dearest and worst first; id breaks ties. Unknown costs come last.
@@ -196,6 +203,20 @@ CREATE INDEX findings_worst ON findings (severity DESC, id);
 CREATE INDEX findings_scope ON findings (account, region, rule_id, id);
 CREATE INDEX findings_rule ON findings (rule_id, id);
 CREATE INDEX findings_resource ON findings (resource_id);
+CREATE INDEX findings_exempt ON findings (exemption_id) WHERE exemption_id <> '';
+
+-- Violations that somebody accepted. The findings they are in force for point at them.
+CREATE TABLE exemptions (
+    id          text COLLATE "C" PRIMARY KEY,
+    filter      text COLLATE "C" NOT NULL, -- as in the API: what it matches is decided by the service
+    by          text COLLATE "C" NOT NULL,
+    reason      text COLLATE "C" NOT NULL,
+    expire_time timestamptz NOT NULL,
+    create_time timestamptz NOT NULL,
+    expired     boolean     NOT NULL DEFAULT false, -- and its findings have been told
+    revision    bigint      NOT NULL DEFAULT 1
+);
+CREATE INDEX exemptions_running ON exemptions (expire_time, id) WHERE NOT expired;
 
 -- When each finding was last looked at. Every scan updates every row of its scope in one go: the pages have room for two
 -- versions of each row and nothing but the primary key is indexed, so that updates stay on their page (HOT). Filters and
@@ -215,7 +236,7 @@ CREATE SEQUENCE transitions_seq;
 CREATE TABLE transitions (
     seq        bigint PRIMARY KEY,
     finding_id text COLLATE "C" NOT NULL,
-    kind       smallint    NOT NULL CHECK (kind BETWEEN 1 AND 4),
+    kind       smallint    NOT NULL CHECK (kind BETWEEN 1 AND 5),
     cause      smallint    NOT NULL,
     time       timestamptz NOT NULL,
     run_id     text COLLATE "C" NOT NULL,
@@ -255,6 +276,6 @@ CREATE INDEX system_log_run ON system_log (run_id, time) WHERE run_id <> '';
 CREATE TABLE system_log_default PARTITION OF system_log DEFAULT;
 
 -- +goose Down
-DROP TABLE system_log, outbox, transitions, checks, findings, sightings, listings, finishes, batches, tallies, coverage,
+DROP TABLE system_log, outbox, transitions, exemptions, checks, findings, sightings, listings, finishes, batches, tallies, coverage,
     run_scopes, runs, accounts;
 DROP SEQUENCE system_log_seq, transitions_seq;

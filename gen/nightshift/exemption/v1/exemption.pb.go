@@ -34,11 +34,11 @@ type Exemption struct {
 	// resource_type, resource_name, owner and tags, such as `rule_id = "ec2-public" AND tags.Environment = "dev"`. A filter
 	// that restricts nothing is refused.
 	Filter string `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
-	// Who accepts it.
+	// Who accepts it; mandatory.
 	By string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
-	// Why, for whoever asks.
+	// Why, for whoever asks; mandatory.
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	// When it ends; must be set and in the future, at most two years ahead.
+	// When it ends; mandatory, in the future, at most two years ahead.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// Set by the server.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -149,16 +149,13 @@ var File_nightshift_exemption_v1_exemption_proto protoreflect.FileDescriptor
 
 const file_nightshift_exemption_v1_exemption_proto_rawDesc = "" +
 	"\n" +
-	"'nightshift/exemption/v1/exemption.proto\x12\x17nightshift.exemption.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x02\n" +
+	"'nightshift/exemption/v1/exemption.proto\x12\x17nightshift.exemption.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x02\n" +
 	"\tExemption\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
-	"\x06filter\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xa0\x1fR\x06filter\x12\x1a\n" +
-	"\x02by\x18\x03 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x02by\x12\"\n" +
-	"\x06reason\x18\x04 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xd0\x0fR\x06reason\x12C\n" +
-	"\vexpire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
+	"\x06filter\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xa0\x1fR\x06filter\x12\x18\n" +
+	"\x02by\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x02by\x12 \n" +
+	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xd0\x0fR\x06reason\x12;\n" +
+	"\vexpire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12;\n" +
 	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12\x12\n" +
