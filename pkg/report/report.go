@@ -255,7 +255,7 @@ func New(in Input) *Report {
 	r.Accounts = groups(r.Findings, money, in.Accounts, func(f *Finding) string { return f.Account })
 	r.Regions = groups(r.Findings, money, nil, func(f *Finding) string { return f.Region })
 	r.Rules = groups(r.Findings, money, titles, func(f *Finding) string { return f.Rule })
-	r.Owners = groups(r.Findings, money, nil, func(f *Finding) string { return f.Owner })
+	r.Owners = groups(r.Findings, money, nil, func(f *Finding) string { return strings.TrimSpace(f.Owner) })
 	bySeverity := groups(r.Findings, money, nil, func(f *Finding) string { return f.Severity })
 	for s := rulev1.Severity_SEVERITY_CRITICAL; s > 0; s-- {
 		g := Group{Key: short(s)}

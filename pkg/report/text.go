@@ -97,7 +97,10 @@ func (r *Report) Text(w io.Writer) error {
 		}
 	}
 	b.line("")
-	b.wrapped("Costs are list prices without discounts, for a month of 730 hours. Scores are explained in docs/scores.md.", "")
+	if r.Totals.Money != nil {
+		b.wrapped("Costs are list prices without discounts, for a month of 730 hours.", "")
+	}
+	b.wrapped("Scores are explained in docs/scores.md.", "")
 	_, err := w.Write(b.Bytes())
 	return err
 }

@@ -86,15 +86,15 @@ func (w *Worker) reportInput(ctx context.Context, at, since time.Time, filter st
 		Category: rulev1.Category(w.set.category), At: at, Since: since, Filter: filter, Version: app.Version,
 		Rules: w.set.Rules(w.settings), Reopened: map[string]bool{}, Accounts: map[string]string{},
 	}
-	mine := `category = "` + w.set.category.String() + `"`
-	if filter != "" {
-		mine += " AND (" + filter + ")"
+	mine := `category = "` + w.set.category.String() + `" AND `
+	if filter != "" { // first, so that an error names the place in it
+		mine = "(" + filter + ") AND " + mine
 	}
 	stamp := since.UTC().Format(time.RFC3339)
 	for _, state := range []string{`state != "RESOLVED"`, `state = "RESOLVED" AND resolve_time >= "` + stamp + `"`} {
 		err := pages(func(token string) (string, error) {
 			r, err := call(ctx, w.findings.ListFindings, &findingv1.ListFindingsRequest{
-				PageSize: pageSize, PageToken: token, Filter: state + " AND " + mine, OrderBy: "id",
+				PageSize: pageSize, PageToken: token, Filter: mine + state, OrderBy: "id",
 			})
 			for _, f := range r.GetFindings() {
 				// A filter with parentheses of its own must not bring in others'.

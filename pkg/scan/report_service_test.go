@@ -67,7 +67,7 @@ func (a *archive) ListFindings(_ context.Context, r *findingv1.ListFindingsReque
 		a.filters = append(a.filters, r.GetFilter())
 	}
 	all := a.open
-	if strings.HasPrefix(r.GetFilter(), `state = "RESOLVED"`) {
+	if strings.Contains(r.GetFilter(), `state = "RESOLVED"`) {
 		all = a.resolved
 	}
 	items, next := one(all, r.GetPageToken())
@@ -220,7 +220,7 @@ func TestReportIsWhole(t *testing.T) {
 	if want := []string{"empty", "narrow", "full"}; !slices.Equal(a.scopesOf, want) || len(r.Coverage.Runs) != 2 {
 		t.Errorf("asked for the scopes of %v, want %v; told from %v", a.scopesOf, want, r.Coverage.Runs)
 	}
-	if want := []string{`state != "RESOLVED" AND category = "WASTE"`, `state = "RESOLVED" AND resolve_time >= "2026-09-03T12:00:00Z" AND category = "WASTE"`}; !slices.Equal(a.filters, want) {
+	if want := []string{`category = "WASTE" AND state != "RESOLVED"`, `category = "WASTE" AND state = "RESOLVED" AND resolve_time >= "2026-09-03T12:00:00Z"`}; !slices.Equal(a.filters, want) {
 		t.Errorf("filters %q", a.filters)
 	}
 }
@@ -234,7 +234,7 @@ func TestReportOfAPart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := `state != "RESOLVED" AND category = "WASTE" AND (account = "1" OR region = "x")`; a.filters[0] != want {
+	if want := `(account = "1" OR region = "x") AND category = "WASTE" AND state != "RESOLVED"`; a.filters[0] != want {
 		t.Errorf("the filter is %q, want %q", a.filters[0], want)
 	}
 	if meta.GetComplete() || !strings.Contains(string(doc), "No scan has finished yet") || !strings.Contains(string(doc), `account = "1" OR region = "x"`) {
