@@ -20,6 +20,7 @@ import (
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/page"
+	"nightshift.dev/pkg/report"
 )
 
 // finding is a row of findings with its row of checks.
@@ -277,6 +278,7 @@ func (s *Service) GetFinding(ctx context.Context, req *findingv1.GetFindingReque
 	if err != nil {
 		return nil, err
 	}
+	p.Score = report.Proto(report.ScoreOf(p, s.now()))
 	return &findingv1.GetFindingResponse{Finding: p}, nil
 }
 
@@ -305,12 +307,13 @@ func (s *Service) ListFindings(ctx context.Context, req *findingv1.ListFindingsR
 	if err != nil {
 		return nil, err
 	}
-	resp, bytes := &findingv1.ListFindingsResponse{NextPageToken: next}, 0
+	resp, bytes, now := &findingv1.ListFindingsResponse{NextPageToken: next}, 0, s.now()
 	for i, row := range rows {
 		p, err := row.proto()
 		if err != nil {
 			return nil, err
 		}
+		p.Score = report.Proto(report.ScoreOf(p, now))
 		if bytes += proto.Size(p); bytes > pageBytes && i > 0 {
 			resp.NextPageToken = page.Token(o.place(rows[i-1]), bind...)
 			break

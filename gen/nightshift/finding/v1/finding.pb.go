@@ -261,7 +261,10 @@ type Finding struct {
 	// Changes with each change of the finding other than last_seen.
 	Etag string `protobuf:"bytes,22,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Set while its state is EXEMPT.
-	Exemption     *v1.Exemption `protobuf:"bytes,23,opt,name=exemption,proto3" json:"exemption,omitempty"`
+	Exemption *v1.Exemption `protobuf:"bytes,23,opt,name=exemption,proto3" json:"exemption,omitempty"`
+	// Waste score or risk score, by category, as of the time it was read; set by GetFinding and ListFindings. Its factors
+	// add up to it; docs/scores.md has the formulas.
+	Score         *v1.Score `protobuf:"bytes,24,opt,name=score,proto3" json:"score,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -457,6 +460,13 @@ func (x *Finding) GetExemption() *v1.Exemption {
 	return nil
 }
 
+func (x *Finding) GetScore() *v1.Score {
+	if x != nil {
+		return x.Score
+	}
+	return nil
+}
+
 // Transition is one step in a finding's life.
 type Transition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -624,7 +634,7 @@ var File_nightshift_finding_v1_finding_proto protoreflect.FileDescriptor
 
 const file_nightshift_finding_v1_finding_proto_rawDesc = "" +
 	"\n" +
-	"#nightshift/finding/v1/finding.proto\x12\x15nightshift.finding.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dnightshift/rule/v1/rule.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\xea\b\n" +
+	"#nightshift/finding/v1/finding.proto\x12\x15nightshift.finding.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dnightshift/rule/v1/rule.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\x9b\t\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\arule_id\x18\x02 \x01(\tR\x06ruleId\x12!\n" +
@@ -652,7 +662,8 @@ const file_nightshift_finding_v1_finding_proto_rawDesc = "" +
 	"\vlast_run_id\x18\x14 \x01(\tR\tlastRunId\x12!\n" +
 	"\freopen_count\x18\x15 \x01(\x05R\vreopenCount\x12\x12\n" +
 	"\x04etag\x18\x16 \x01(\tR\x04etag\x12;\n" +
-	"\texemption\x18\x17 \x01(\v2\x1d.nightshift.rule.v1.ExemptionR\texemption\x1a=\n" +
+	"\texemption\x18\x17 \x01(\v2\x1d.nightshift.rule.v1.ExemptionR\texemption\x12/\n" +
+	"\x05score\x18\x18 \x01(\v2\x19.nightshift.rule.v1.ScoreR\x05score\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe0\x05\n" +
@@ -728,6 +739,7 @@ var file_nightshift_finding_v1_finding_proto_goTypes = []any{
 	(*v1.Evidence)(nil),           // 10: nightshift.rule.v1.Evidence
 	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 	(*v1.Exemption)(nil),          // 12: nightshift.rule.v1.Exemption
+	(*v1.Score)(nil),              // 13: nightshift.rule.v1.Score
 }
 var file_nightshift_finding_v1_finding_proto_depIdxs = []int32{
 	6,  // 0: nightshift.finding.v1.Finding.category:type_name -> nightshift.rule.v1.Category
@@ -743,22 +755,23 @@ var file_nightshift_finding_v1_finding_proto_depIdxs = []int32{
 	11, // 10: nightshift.finding.v1.Finding.resolve_time:type_name -> google.protobuf.Timestamp
 	11, // 11: nightshift.finding.v1.Finding.evidence_time:type_name -> google.protobuf.Timestamp
 	12, // 12: nightshift.finding.v1.Finding.exemption:type_name -> nightshift.rule.v1.Exemption
-	2,  // 13: nightshift.finding.v1.Transition.kind:type_name -> nightshift.finding.v1.TransitionKind
-	1,  // 14: nightshift.finding.v1.Transition.cause:type_name -> nightshift.finding.v1.Cause
-	11, // 15: nightshift.finding.v1.Transition.time:type_name -> google.protobuf.Timestamp
-	0,  // 16: nightshift.finding.v1.Transition.from_state:type_name -> nightshift.finding.v1.State
-	0,  // 17: nightshift.finding.v1.Transition.to_state:type_name -> nightshift.finding.v1.State
-	7,  // 18: nightshift.finding.v1.Transition.from_severity:type_name -> nightshift.rule.v1.Severity
-	7,  // 19: nightshift.finding.v1.Transition.to_severity:type_name -> nightshift.rule.v1.Severity
-	9,  // 20: nightshift.finding.v1.Transition.from_cost:type_name -> nightshift.rule.v1.MonthlyCost
-	9,  // 21: nightshift.finding.v1.Transition.to_cost:type_name -> nightshift.rule.v1.MonthlyCost
-	10, // 22: nightshift.finding.v1.Transition.evidence:type_name -> nightshift.rule.v1.Evidence
-	12, // 23: nightshift.finding.v1.Transition.exemption:type_name -> nightshift.rule.v1.Exemption
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	13, // 13: nightshift.finding.v1.Finding.score:type_name -> nightshift.rule.v1.Score
+	2,  // 14: nightshift.finding.v1.Transition.kind:type_name -> nightshift.finding.v1.TransitionKind
+	1,  // 15: nightshift.finding.v1.Transition.cause:type_name -> nightshift.finding.v1.Cause
+	11, // 16: nightshift.finding.v1.Transition.time:type_name -> google.protobuf.Timestamp
+	0,  // 17: nightshift.finding.v1.Transition.from_state:type_name -> nightshift.finding.v1.State
+	0,  // 18: nightshift.finding.v1.Transition.to_state:type_name -> nightshift.finding.v1.State
+	7,  // 19: nightshift.finding.v1.Transition.from_severity:type_name -> nightshift.rule.v1.Severity
+	7,  // 20: nightshift.finding.v1.Transition.to_severity:type_name -> nightshift.rule.v1.Severity
+	9,  // 21: nightshift.finding.v1.Transition.from_cost:type_name -> nightshift.rule.v1.MonthlyCost
+	9,  // 22: nightshift.finding.v1.Transition.to_cost:type_name -> nightshift.rule.v1.MonthlyCost
+	10, // 23: nightshift.finding.v1.Transition.evidence:type_name -> nightshift.rule.v1.Evidence
+	12, // 24: nightshift.finding.v1.Transition.exemption:type_name -> nightshift.rule.v1.Exemption
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_finding_v1_finding_proto_init() }
