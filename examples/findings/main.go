@@ -31,7 +31,7 @@ func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	resp, err := findingv1.NewFindingServiceClient(conn).ListFindings(ctx, &findingv1.ListFindingsRequest{
-		Filter:   `state != "RESOLVED" AND severity >= "MEDIUM"`,
+		Filter:   `state != "RESOLVED" AND state != "EXEMPT" AND severity >= "MEDIUM"`,
 		OrderBy:  "monthly_cost desc",
 		PageSize: 5,
 	})

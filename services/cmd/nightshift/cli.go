@@ -131,14 +131,14 @@ opened to resolved, and says what it costs.
 	_ = root.MarkPersistentFlagDirname("data-dir")
 
 	root.AddCommand(c.upCommand(), c.scanCommand(),
-		c.findingsCommand(), c.reportCommand(), c.runsCommand(), c.jobsCommand(), c.rulesCommand(), c.accountsCommand(), c.logsCommand(), c.deadLettersCommand(),
+		c.findingsCommand(), c.exemptionsCommand(), c.reportCommand(), c.runsCommand(), c.jobsCommand(), c.rulesCommand(), c.accountsCommand(), c.logsCommand(), c.deadLettersCommand(),
 		c.versionCommand())
 	for _, g := range []struct {
 		id, title string
 		commands  []string
 	}{
 		{"look", "Look:", []string{"up", "scan"}},
-		{"ask", "Ask the running services:", []string{"findings", "report", "runs", "jobs", "rules", "accounts", "logs", "deadletters"}},
+		{"ask", "Ask the running services:", []string{"findings", "exemptions", "report", "runs", "jobs", "rules", "accounts", "logs", "deadletters"}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, cmd := range root.Commands() {

@@ -16,6 +16,7 @@ import (
 
 	accountv1 "nightshift.dev/gen/nightshift/account/v1"
 	deadletterv1 "nightshift.dev/gen/nightshift/deadletter/v1"
+	exemptionv1 "nightshift.dev/gen/nightshift/exemption/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
@@ -111,6 +112,7 @@ type fake struct {
 	accountv1.UnimplementedAccountServiceServer
 	systemlogv1.UnimplementedSystemLogServiceServer
 	deadletterv1.UnimplementedDeadLetterServiceServer
+	exemptionv1.UnimplementedExemptionServiceServer
 
 	mu       sync.Mutex
 	requests []any
@@ -272,6 +274,7 @@ func serve(t *testing.T, state runv1.RunState) (*fake, map[string]string) {
 	accountv1.RegisterAccountServiceServer(s, f)
 	systemlogv1.RegisterSystemLogServiceServer(s, f)
 	deadletterv1.RegisterDeadLetterServiceServer(s, f)
+	exemptionv1.RegisterExemptionServiceServer(s, f)
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(s.Stop)
 	env := map[string]string{}

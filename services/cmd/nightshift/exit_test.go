@@ -47,7 +47,7 @@ func TestExitCodes(t *testing.T) {
 		{"findings list --color blue", good, exitUsage, "--color"},
 		{"findings list --timeout x", good, exitUsage, "--timeout"},
 		{"findings list --severity awful", good, exitUsage, "info, low, medium, high, critical"},
-		{"findings list --state x", good, exitUsage, "open, resolved or all"},
+		{"findings list --state x", good, exitUsage, "open, exempt, resolved or all"},
 		{"findings list --addr nobody=x:1", good, exitUsage, "SERVICE=HOST:PORT"},
 		{"findings list --filter nonsense", good, exitUsage, "filter: compares nonsense\n    order_by: is wrong"},
 		{"findings show", good, exitUsage, "the id of a finding"},
@@ -58,6 +58,15 @@ func TestExitCodes(t *testing.T) {
 		{"jobs update waste-scan", good, exitUsage, "nothing to change"},
 		{"jobs next", good, exitUsage, "--schedule"},
 		{"accounts update 123456789012 --state gone", good, exitUsage, "active or suspended"},
+		{"exemptions show nope", good, exitError, "nightshift exemptions list"},
+		{"exemptions add --reason x --until 9d", good, exitUsage, "say what is to be exempt"},
+		{"exemptions add --rule a --reason x", good, exitUsage, "--reason and --until"},
+		{"exemptions add --rule a --until 9d", good, exitUsage, "--reason and --until"},
+		{"exemptions add --rule a --reason x --until never", good, exitUsage, "2027-03-31"},
+		{"exemptions add --rule a --reason x --until -9h", good, exitUsage, "--until"},
+		{"exemptions add --tag a --reason x --until 9d", good, exitUsage, "Environment=dev"},
+		{"exemptions update x", good, exitUsage, "nothing to change"},
+		{"exemptions remove", good, exitUsage, "the id of an exemption"},
 		{"deadletters show x", good, exitUsage, "number of a dead letter"},
 		{"rules explain nope", good, exitError, "nightshift rules list"},
 		{"findings list --fail-on critical", good, exitOK, ""},
@@ -97,7 +106,7 @@ func TestRequestsAreWhatTheFlagsSay(t *testing.T) {
 	t.Parallel()
 	f, env := serve(t, runv1.RunState_RUN_STATE_SUCCEEDED)
 	execute(t, env, "findings", "list", "--severity", "medium", "--rule", "a,b", "--account", "123456789012", "--owner", `a"b\c`, "--min-cost", "9.5", "--filter", "x = 1 OR y = 2", "-o", "json")
-	want := `state != "RESOLVED" AND severity >= "MEDIUM" AND (rule_id = "a" OR rule_id = "b") AND (account = "123456789012") AND (owner = "a\"b\\c") AND monthly_cost >= 9.5 AND (x = 1 OR y = 2)`
+	want := `state != "RESOLVED" AND state != "EXEMPT" AND severity >= "MEDIUM" AND (rule_id = "a" OR rule_id = "b") AND (account = "123456789012") AND (owner = "a\"b\\c") AND monthly_cost >= 9.5 AND (x = 1 OR y = 2)`
 	if got := f.requests[0].(*findingv1.ListFindingsRequest); got.GetFilter() != want || got.GetOrderBy() != "monthly_cost desc" || got.GetPageSize() != 500 {
 		t.Errorf("asked for %v", got)
 	}

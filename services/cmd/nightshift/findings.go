@@ -54,6 +54,29 @@ var findingColumns = []column[*findingv1.Finding]{
 	{name: "title", text: (*findingv1.Finding).GetTitle},
 	{name: "reason", text: (*findingv1.Finding).GetReason},
 	{name: "recommendation", text: (*findingv1.Finding).GetRecommendation},
+	{name: "exempt_until", text: func(f *findingv1.Finding) string { return day(f.GetExemption().GetExpireTime()) },
+		csv: func(f *findingv1.Finding) string { return stamp(f.GetExemption().GetExpireTime()) }},
+	{name: "exempt_by", flex: 8, text: func(f *findingv1.Finding) string { return f.GetExemption().GetBy() }},
+	{name: "exempt_reason", flex: 12, spare: 3, text: func(f *findingv1.Finding) string { return f.GetExemption().GetReason() }},
+}
+
+// columns are those that tell apart what is listed: its state where that
+// differs, and what is said about exempt ones where they are all.
+func (f *findingFilter) columns() []column[*findingv1.Finding] {
+	heads := map[string]string{}
+	switch strings.ToLower(f.state) {
+	case "all":
+		heads["state"] = "State"
+	case "exempt":
+		heads["exempt_until"], heads["exempt_by"], heads["exempt_reason"] = "Until", "By", "Why"
+	}
+	out := slices.Clone(findingColumns)
+	for i := range out {
+		if head := heads[out[i].name]; head != "" {
+			out[i].head = head
+		}
+	}
+	return out
 }
 
 // low and high are the bounds of a cost for the CSV; "" when it is unknown.
@@ -82,8 +105,8 @@ func (f *findingFilter) add(c *cli, cmd *cobra.Command, states bool) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.severity, "severity", "", "at least this severity: "+severityNames())
 	if states {
-		fl.StringVar(&f.state, "state", "open", "open, resolved or all")
-		complete(cmd, "state", "open", "resolved", "all")
+		fl.StringVar(&f.state, "state", "open", "open, exempt, resolved or all; open leaves out those that somebody has accepted")
+		complete(cmd, "state", "open", "exempt", "resolved", "all")
 	}
 	fl.StringSliceVar(&f.rules, "rule", nil, "of these rules")
 	fl.StringSliceVar(&f.accounts, "account", nil, "of these accounts")
@@ -101,12 +124,14 @@ func (f *findingFilter) text() (string, error) {
 	var and []string
 	switch strings.ToLower(f.state) {
 	case "open":
-		and = append(and, `state != "RESOLVED"`)
+		and = append(and, `state != "RESOLVED" AND state != "EXEMPT"`)
+	case "exempt":
+		and = append(and, `state = "EXEMPT"`)
 	case "resolved":
 		and = append(and, `state = "RESOLVED"`)
 	case "", "all":
 	default:
-		return "", usage("--state %q is not open, resolved or all", f.state)
+		return "", usage("--state %q is not open, exempt, resolved or all", f.state)
 	}
 	if f.severity != "" {
 		s, err := parseSeverity("--severity", f.severity)
@@ -163,6 +188,7 @@ func (c *cli) findingsList() *cobra.Command {
 		Use: "list", Aliases: []string{"ls"}, Short: "List findings, the most expensive first", Args: cobra.NoArgs,
 		Example: `  nightshift findings list
   nightshift findings list --severity high --account 123456789012
+  nightshift findings list --state exempt
   nightshift findings list --state resolved --order "last_seen desc" -o csv > resolved.csv
   nightshift findings list --min-cost 50 --fail-on medium -o json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -179,7 +205,7 @@ func (c *cli) findingsList() *cobra.Command {
 				return err
 			}
 			ctx := cmd.Context()
-			n, err := listAll(ctx, c, limit, newPrinter(c, findingTree, findingColumns), func(size int32, token string) ([]*findingv1.Finding, string, error) {
+			n, err := listAll(ctx, c, limit, newPrinter(c, findingTree, f.columns()), func(size int32, token string) ([]*findingv1.Finding, string, error) {
 				r, err := api.ListFindings(ctx, &findingv1.ListFindingsRequest{PageSize: size, PageToken: token, Filter: filter, OrderBy: order})
 				return r.GetFindings(), r.GetNextPageToken(), err
 			})
@@ -192,8 +218,8 @@ func (c *cli) findingsList() *cobra.Command {
 			if fail == 0 {
 				return nil
 			}
-			// Asked by itself: the list can have been cut by --limit.
-			bad := `severity >= "` + name(fail) + `"`
+			// Asked by itself: the list can have been cut by --limit. What is accepted fails nothing.
+			bad := `state != "EXEMPT" AND severity >= "` + name(fail) + `"`
 			if filter != "" {
 				bad += " AND (" + filter + ")"
 			}
@@ -376,6 +402,9 @@ func (c *cli) findingCard(f *findingv1.Finding, life []*findingv1.Transition) {
 		fact{"severity", name(f.GetSeverity()), severityPaint(f.GetSeverity())},
 		fact{"costs a month", costWithBasis(f.GetCategory(), f.GetMonthlyCost()), bold},
 		fact{"state", name(f.GetState()), statePaint(f.GetState())},
+		fact{name: "exempt until", text: exemptUntil(f.GetExemption())},
+		fact{name: "exempt by", text: f.GetExemption().GetBy()},
+		fact{name: "exempt because", text: f.GetExemption().GetReason()},
 		fact{name: "why", text: f.GetReason()},
 		fact{name: "what to do", text: f.GetRecommendation()},
 		fact{name: "resource", text: r.GetId()},
@@ -401,6 +430,14 @@ func (c *cli) findingCard(f *findingv1.Finding, life []*findingv1.Transition) {
 	}
 }
 
+// exemptUntil is when an exemption ends; only a tag can be without an end.
+func exemptUntil(x *rulev1.Exemption) string {
+	if x != nil && x.GetExpireTime() == nil {
+		return "no end"
+	}
+	return when(x.GetExpireTime())
+}
+
 func costWithBasis(of rulev1.Category, m *rulev1.MonthlyCost) string {
 	s := cost(of, m)
 	if m.GetBasis() != "" {
@@ -424,8 +461,11 @@ func pairs(m map[string]string) string {
 }
 
 func statePaint(s findingv1.State) paint {
-	if s == findingv1.State_STATE_RESOLVED {
+	switch s {
+	case findingv1.State_STATE_RESOLVED:
 		return green
+	case findingv1.State_STATE_EXEMPT:
+		return faint
 	}
 	return yellow
 }

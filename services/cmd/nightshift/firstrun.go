@@ -263,11 +263,13 @@ const mostShown = 6
 
 // show prints what is open: sums, the most expensive and the most severe in
 // tables, everything in the other formats. It returns the highest severity.
+// What is exempt is in no sum and no table.
 func (u *everything) show(ctx context.Context) (worst rulev1.Severity, err error) {
 	c := u.c
 	api := findingv1.NewFindingServiceClient(u.host.Dial("persistence"))
 	var (
 		sum               totals
+		exempt            int64
 		dearest, severest []*findingv1.Finding
 		all               = newPrinter(c, findingTree, findingColumns)
 	)
@@ -277,6 +279,15 @@ func (u *everything) show(ctx context.Context) (worst rulev1.Severity, err error
 			return 0, err
 		}
 		for _, f := range r.GetFindings() {
+			if f.GetState() == findingv1.State_STATE_EXEMPT {
+				exempt++
+				if c.output != formatTable {
+					if err := all.add(f); err != nil {
+						return 0, err
+					}
+				}
+				continue
+			}
 			worst = max(worst, f.GetSeverity())
 			sum.add(f.GetCategory(), f.GetSeverity(), f.GetMonthlyCost(), f.GetResource().GetArn())
 			if c.output != formatTable {
@@ -313,6 +324,9 @@ func (u *everything) show(ctx context.Context) (worst rulev1.Severity, err error
 			}
 		}
 		c.say("")
+	}
+	if exempt > 0 {
+		c.say("%s exempt, and not counted; \"%s findings list --state exempt\" shows by whom and why", many(exempt, "more is", "more are"), u.me())
 	}
 	c.say("%s · %s after the start", sum.sentence(c), lasted(c.now().Sub(u.start)))
 	return worst, nil

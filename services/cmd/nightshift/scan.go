@@ -49,6 +49,7 @@ type oneShot struct {
 	progress *progress
 	kept     []*scanv1.Observation // for the table
 	totals   totals
+	exempt   int64 // violations that the resources themselves declare wanted
 	worst    rulev1.Severity
 	// Scopes by how they ended; unfinished ones did not.
 	complete, partial, failed, unfinished int64
@@ -257,9 +258,12 @@ func (s *oneShot) judged(j *scan.Judgement) error {
 		return nil
 	}
 	o := j.Observation()
-	if violation {
+	if violation && o.GetVerdict().GetExemption() == nil {
 		s.totals.add(o.GetCategory(), o.GetVerdict().GetSeverity(), o.GetVerdict().GetMonthlyCost(), o.GetResource().GetArn())
 		s.worst = max(s.worst, o.GetVerdict().GetSeverity())
+	}
+	if o.GetVerdict().GetExemption() != nil {
+		s.exempt++
 	}
 	if s.c.output == formatTable {
 		s.kept = append(s.kept, o)
@@ -314,6 +318,9 @@ func (s *oneShot) end(ctx context.Context) error {
 	p := s.progress
 	c.say("")
 	c.say("%s", s.totals.sentence(c))
+	if s.exempt > 0 {
+		c.say("%s exempt by a tag of its resource, and not counted", many(s.exempt, "more is", "more are"))
+	}
 	c.say("looked at %s in %s (%s) in %s: %s", many(p.sum.GetResources(), "resource", "resources"),
 		s.where, many(p.sum.GetVerdicts(), "verdict", "verdicts"),
 		lasted(c.now().Sub(p.start)), meterText(&p.meter))
@@ -513,6 +520,7 @@ func verdictTree(o *scanv1.Observation) object {
 		{"parameters", all[slices.IndexFunc(all, func(m member) bool { return m.name == "parameters" })].value},
 		{"finding_id", o.GetFindingId()},
 		{"observed_at", stamp(o.GetObservedAt())},
+		{"exemption", at("exemption")},
 	}
 }
 
@@ -535,8 +543,19 @@ func verdictColumns(outcomes bool) []column[*scanv1.Observation] {
 	}
 	return []column[*scanv1.Observation]{
 		outcome,
-		{name: "severity", head: "Severity", text: func(o *scanv1.Observation) string { return name(o.GetVerdict().GetSeverity()) },
-			paint: func(o *scanv1.Observation) paint { return severityPaint(o.GetVerdict().GetSeverity()) }},
+		{name: "severity", head: "Severity", csv: func(o *scanv1.Observation) string { return name(o.GetVerdict().GetSeverity()) },
+			text: func(o *scanv1.Observation) string {
+				if o.GetVerdict().GetExemption() != nil {
+					return "EXEMPT"
+				}
+				return name(o.GetVerdict().GetSeverity())
+			},
+			paint: func(o *scanv1.Observation) paint {
+				if o.GetVerdict().GetExemption() != nil {
+					return faint
+				}
+				return severityPaint(o.GetVerdict().GetSeverity())
+			}},
 		{name: "monthly_cost_low", number: true, csv: func(o *scanv1.Observation) string { return low(o.GetVerdict().GetMonthlyCost()) }},
 		{name: "monthly_cost_high", head: "Monthly", number: true, csv: func(o *scanv1.Observation) string { return high(o.GetVerdict().GetMonthlyCost()) },
 			text: func(o *scanv1.Observation) string {
@@ -559,6 +578,8 @@ func verdictColumns(outcomes bool) []column[*scanv1.Observation] {
 		{name: "recommendation", text: func(o *scanv1.Observation) string { return o.GetVerdict().GetRecommendation() }},
 		{name: "rule_version", number: true, text: func(o *scanv1.Observation) string { return strconv.Itoa(int(o.GetRuleVersion())) }},
 		{name: "finding_id", text: (*scanv1.Observation).GetFindingId},
+		{name: "exempt_by", text: func(o *scanv1.Observation) string { return o.GetVerdict().GetExemption().GetBy() }},
+		{name: "exempt_until", csv: func(o *scanv1.Observation) string { return stamp(o.GetVerdict().GetExemption().GetExpireTime()) }},
 	}
 }
 

@@ -49,7 +49,10 @@ type verdict struct {
 		Name, Source string
 		Value        any
 	} `json:"evidence"`
-	Reason string `json:"reason"`
+	Reason    string `json:"reason"`
+	Exemption *struct {
+		By string
+	} `json:"exemption"`
 }
 
 func verdicts(t *testing.T, out string) []verdict {
@@ -140,6 +143,9 @@ func compareWithTruth(t *testing.T, truth []simaws.Truth, got []verdict) {
 			if v.MonthlyCost == nil || math.Abs(*v.MonthlyCost.High-*want.MonthlyCostHigh) > 0.005 || math.Abs(*v.MonthlyCost.Low-*want.MonthlyCostLow) > 0.005 || *v.MonthlyCost.Basis == "" {
 				t.Errorf("%s: cost %+v, want %v", key, v.MonthlyCost, *want.MonthlyCostHigh)
 			}
+		}
+		if exempt := v.Exemption != nil && v.Exemption.By != ""; exempt != want.Exempt {
+			t.Errorf("%s: exemption %v, want %v because %s", key, v.Exemption, want.Exempt, want.Why)
 		}
 		if v.Outcome != simaws.Violation && v.MonthlyCost != nil {
 			t.Errorf("%s: %s costs %+v", key, v.Outcome, v.MonthlyCost)

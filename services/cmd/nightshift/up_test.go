@@ -69,6 +69,7 @@ func once(ctx context.Context, t *testing.T, dir string, args ...string) map[str
 type finding struct {
 	ID          string `json:"id"`
 	RuleID      string `json:"rule_id"`
+	State       string `json:"state"`
 	FirstSeen   string `json:"first_seen"`
 	LastSeen    string `json:"last_seen"`
 	Etag        string `json:"etag"`
@@ -96,8 +97,11 @@ func wantTruth(t *testing.T, dir string, found map[string]*finding) {
 			continue
 		}
 		want++
-		if found[x.RuleID+" "+x.ARN] == nil {
+		f := found[x.RuleID+" "+x.ARN]
+		if f == nil {
 			t.Errorf("%s %s was not found: %s", x.RuleID, x.ARN, x.Why)
+		} else if (f.State == "EXEMPT") != x.Exempt {
+			t.Errorf("%s %s is %s, want exempt %v: %s", x.RuleID, x.ARN, f.State, x.Exempt, x.Why)
 		}
 	}
 	if want == 0 || len(found) != want {
@@ -173,7 +177,11 @@ func TestOnceAndOnceMore(t *testing.T) {
 	api := findingv1.NewFindingServiceClient(up.dial(t, "persistence"))
 	for key, f := range first {
 		r, err := api.ListTransitions(ctx, &findingv1.ListTransitionsRequest{FindingId: f.ID})
-		if err != nil || len(r.GetTransitions()) != 1 || r.GetTransitions()[0].GetKind() != findingv1.TransitionKind_TRANSITION_KIND_OPENED {
+		want := findingv1.TransitionKind_TRANSITION_KIND_OPENED
+		if f.State == "EXEMPT" {
+			want = findingv1.TransitionKind_TRANSITION_KIND_EXEMPTED
+		}
+		if err != nil || len(r.GetTransitions()) != 1 || r.GetTransitions()[0].GetKind() != want {
 			t.Errorf("%s: %v, %v", key, err, r.GetTransitions())
 		}
 	}
@@ -307,7 +315,7 @@ func TestKilledInTheMiddleOfARun(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, f := range page.GetFindings() {
-			found[f.GetRuleId()+" "+f.GetResource().GetArn()] = &finding{ID: f.GetId()}
+			found[f.GetRuleId()+" "+f.GetResource().GetArn()] = &finding{ID: f.GetId(), State: name(f.GetState())}
 			life, err := api.ListTransitions(ctx, &findingv1.ListTransitionsRequest{FindingId: f.GetId()})
 			if err != nil || len(life.GetTransitions()) != 1 {
 				t.Errorf("%s: %v, %v", f.GetId(), err, life.GetTransitions())
