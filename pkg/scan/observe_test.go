@@ -55,6 +55,21 @@ func TestEnumsAgree(t *testing.T) {
 	}
 }
 
+func TestExemptionGoesWithTheVerdict(t *testing.T) {
+	t.Parallel()
+	until := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	got := Verdict(rule.Verdict{Outcome: rule.Violation, Exempt: rule.Exemption{By: "tag:public-allowed", Why: "tagged \x00", Until: until}}).GetExemption()
+	if got.GetBy() != "tag:public-allowed" || got.GetReason() != "tagged \uFFFD" || !got.GetExpireTime().AsTime().Equal(until) {
+		t.Errorf("exemption is %v", got)
+	}
+	if got := Verdict(rule.Verdict{Outcome: rule.Violation, Exempt: rule.Exemption{By: "tag:public-allowed"}}).GetExemption(); got == nil || got.GetExpireTime() != nil {
+		t.Errorf("exemption without an end is %v", got)
+	}
+	if got := Verdict(rule.Verdict{Outcome: rule.Violation}).GetExemption(); got != nil {
+		t.Errorf("no exemption is %v", got)
+	}
+}
+
 // hostile draws what somebody could type into a tag, and what AWS would never
 // let through.
 func hostile() *rapid.Generator[string] {
