@@ -84,7 +84,7 @@ func (c chunks) Write(p []byte) (int, error) {
 func (w *Worker) reportInput(ctx context.Context, at, since time.Time, filter string) (*report.Input, error) {
 	in := &report.Input{
 		Category: rulev1.Category(w.set.category), At: at, Since: since, Filter: filter, Version: app.Version,
-		Rules: w.set.Rules(w.settings), Reopened: map[string]bool{}, Accounts: map[string]string{},
+		Rules: w.set.Rules(w.settings, ""), Reopened: map[string]bool{}, Accounts: map[string]string{},
 	}
 	mine := `category = "` + w.set.category.String() + `" AND `
 	if filter != "" { // first, so that an error names the place in it

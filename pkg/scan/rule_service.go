@@ -9,11 +9,11 @@ import (
 )
 
 // Rules returns the rules as the API shows them, ordered by id, with the
-// parameters in force.
-func (s *Set) Rules(in *Settings) []*rulev1.Rule {
+// parameters in force in an account; an empty account has none of its own.
+func (s *Set) Rules(in *Settings, account string) []*rulev1.Rule {
 	out := make([]*rulev1.Rule, len(s.rules))
 	for i, e := range s.rules {
-		out[i] = e.proto(in.For("", e.meta.ID))
+		out[i] = e.proto(in.For(account, e.meta.ID))
 	}
 	return out
 }
@@ -40,15 +40,15 @@ func (e *entry) proto(in rule.Params) *rulev1.Rule {
 }
 
 // ListRules implements RuleService.
-func (w *Worker) ListRules(context.Context, *rulev1.ListRulesRequest) (*rulev1.ListRulesResponse, error) {
-	return &rulev1.ListRulesResponse{Rules: w.set.Rules(w.settings)}, nil
+func (w *Worker) ListRules(_ context.Context, req *rulev1.ListRulesRequest) (*rulev1.ListRulesResponse, error) {
+	return &rulev1.ListRulesResponse{Rules: w.set.Rules(w.settings, req.GetAccount())}, nil
 }
 
 // GetRule implements RuleService.
 func (w *Worker) GetRule(_ context.Context, req *rulev1.GetRuleRequest) (*rulev1.GetRuleResponse, error) {
 	for _, e := range w.set.rules {
 		if e.meta.ID == req.GetId() {
-			return &rulev1.GetRuleResponse{Rule: e.proto(w.settings.For("", e.meta.ID))}, nil
+			return &rulev1.GetRuleResponse{Rule: e.proto(w.settings.For(req.GetAccount(), e.meta.ID))}, nil
 		}
 	}
 	return nil, errs.New(errs.NotFound, "RULE_UNKNOWN", "%s has no rule %q", w.set.Service(), req.GetId())

@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	"nightshift.dev/pkg/inventory"
 	"nightshift.dev/pkg/rule"
 )
@@ -120,6 +121,11 @@ func TestSettings(t *testing.T) {
 	}{{"", "rule-a", 45}, {other, "rule-a", 45}, {account, "rule-a", 60}, {account, "rule-list", 9}, {other, "rule-list", 7}} {
 		if got := s.For(c.account, c.rule).Int("min_days"); got != c.days {
 			t.Errorf("%s in account %q: min_days is %d, want %d", c.rule, c.account, got, c.days)
+		}
+		// And so says the API.
+		resp, err := (&Worker{set: set, settings: s}).GetRule(t.Context(), &rulev1.GetRuleRequest{Id: c.rule, Account: c.account})
+		if got := resp.GetRule().GetParameters()[0].GetValue().GetNumberValue(); err != nil || got != float64(c.days) {
+			t.Errorf("%s in account %q: the API says %g, want %d (%v)", c.rule, c.account, got, c.days, err)
 		}
 	}
 	for _, a := range []string{account, other} {

@@ -33,15 +33,15 @@ func (c *cli) rulesCommand() *cobra.Command {
 }
 
 // allRules asks every scanning service for its rules with the figures in
-// force, ordered by id.
-func (c *cli) allRules(ctx context.Context) ([]*rulev1.Rule, error) {
+// force in an account, ordered by id; an empty account has none of its own.
+func (c *cli) allRules(ctx context.Context, account string) ([]*rulev1.Rule, error) {
 	var rules []*rulev1.Rule
 	for _, service := range setNames() {
 		conn, err := c.dial(service)
 		if err != nil {
 			return nil, err
 		}
-		r, err := rulev1.NewRuleServiceClient(conn).ListRules(ctx, &rulev1.ListRulesRequest{})
+		r, err := rulev1.NewRuleServiceClient(conn).ListRules(ctx, &rulev1.ListRulesRequest{Account: account})
 		if err != nil {
 			return nil, err
 		}
@@ -67,11 +67,12 @@ var ruleColumns = []column[*rulev1.Rule]{
 }
 
 func (c *cli) rulesList() *cobra.Command {
-	return &cobra.Command{
+	var account string
+	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the rules with the parameters in force", Args: cobra.NoArgs,
-		Example: "  nightshift rules list\n  nightshift rules list -o json | jq '.[].actions[]' | sort -u",
+		Example: "  nightshift rules list\n  nightshift rules list --account 123456789012\n  nightshift rules list -o json | jq '.[].actions[]' | sort -u",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			rules, err := c.allRules(cmd.Context())
+			rules, err := c.allRules(cmd.Context(), account)
 			if err != nil {
 				return err
 			}
@@ -84,16 +85,19 @@ func (c *cli) rulesList() *cobra.Command {
 			return p.close()
 		},
 	}
+	cmd.Flags().StringVar(&account, "account", "", "with the parameters in force in this account")
+	return cmd
 }
 
 func (c *cli) rulesExplain() *cobra.Command {
-	return &cobra.Command{
+	var account string
+	cmd := &cobra.Command{
 		Use: "explain RULE", Aliases: []string{"show", "get"}, Short: "Explain a rule: why, how it judges, what it costs to know, and examples",
 		Args:              exactly(1, "the id of a rule"),
 		Example:           "  nightshift rules explain ebs-unattached",
 		ValidArgsFunction: c.completing(c.ruleIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			rules, err := c.allRules(cmd.Context())
+			rules, err := c.allRules(cmd.Context(), account)
 			if err != nil {
 				return err
 			}
@@ -105,6 +109,8 @@ func (c *cli) rulesExplain() *cobra.Command {
 			return printOne(c, r, func(r *rulev1.Rule) object { return tree(r) }, ruleColumns, func() { c.ruleCard(r) })
 		},
 	}
+	cmd.Flags().StringVar(&account, "account", "", "with the parameters in force in this account")
+	return cmd
 }
 
 func (c *cli) ruleCard(r *rulev1.Rule) {

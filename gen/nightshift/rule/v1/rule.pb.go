@@ -423,7 +423,7 @@ type Parameter struct {
 	Type string `protobuf:"bytes,4,opt,name=type,proto3" json:"type,omitempty"`
 	// The rule's own default.
 	DefaultValue *structpb.Value `protobuf:"bytes,5,opt,name=default_value,json=defaultValue,proto3" json:"default_value,omitempty"`
-	// The value in force in this deployment.
+	// The value in force, in the account that was asked for.
 	Value *structpb.Value `protobuf:"bytes,6,opt,name=value,proto3" json:"value,omitempty"`
 	// Lowest value allowed; unset when there is no bound.
 	Min *float64 `protobuf:"fixed64,7,opt,name=min,proto3,oneof" json:"min,omitempty"`

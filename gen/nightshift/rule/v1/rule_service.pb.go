@@ -24,7 +24,9 @@ const (
 
 // ListRulesRequest asks for all rules.
 type ListRulesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Account whose parameters to show, as a 12-digit number; empty means those of accounts that set none of their own.
+	Account       string `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -57,6 +59,13 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
 	return file_nightshift_rule_v1_rule_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ListRulesRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
 }
 
 // ListRulesResponse holds all rules.
@@ -109,7 +118,9 @@ func (x *ListRulesResponse) GetRules() []*Rule {
 type GetRuleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Rule id, such as ebs-unattached.
-	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Account whose parameters to show, as a 12-digit number; empty means those of accounts that set none of their own.
+	Account       string `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -147,6 +158,13 @@ func (*GetRuleRequest) Descriptor() ([]byte, []int) {
 func (x *GetRuleRequest) GetId() string {
 	if x != nil {
 		return x.Id
+	}
+	return ""
+}
+
+func (x *GetRuleRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
 	}
 	return ""
 }
@@ -201,12 +219,14 @@ var File_nightshift_rule_v1_rule_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_rule_v1_rule_service_proto_rawDesc = "" +
 	"\n" +
-	"%nightshift/rule/v1/rule_service.proto\x12\x12nightshift.rule.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1dnightshift/rule/v1/rule.proto\"\x12\n" +
-	"\x10ListRulesRequest\"C\n" +
+	"%nightshift/rule/v1/rule_service.proto\x12\x12nightshift.rule.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1dnightshift/rule/v1/rule.proto\"C\n" +
+	"\x10ListRulesRequest\x12/\n" +
+	"\aaccount\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^([0-9]{12})?$R\aaccount\"C\n" +
 	"\x11ListRulesResponse\x12.\n" +
-	"\x05rules\x18\x01 \x03(\v2\x18.nightshift.rule.v1.RuleR\x05rules\"+\n" +
+	"\x05rules\x18\x01 \x03(\v2\x18.nightshift.rule.v1.RuleR\x05rules\"\\\n" +
 	"\x0eGetRuleRequest\x12\x19\n" +
-	"\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\x02id\"?\n" +
+	"\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\x02id\x12/\n" +
+	"\aaccount\x18\x02 \x01(\tB\x15\xbaH\x12r\x102\x0e^([0-9]{12})?$R\aaccount\"?\n" +
 	"\x0fGetRuleResponse\x12,\n" +
 	"\x04rule\x18\x01 \x01(\v2\x18.nightshift.rule.v1.RuleR\x04rule2\xbb\x01\n" +
 	"\vRuleService\x12X\n" +
