@@ -9,6 +9,7 @@ package price
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -52,22 +53,25 @@ type file struct {
 
 // list is a region's prices in USD. What is left out is unknown.
 type list struct {
+	// Source and Date of this region alone, in the place of the file's.
+	Source string `json:"source,omitempty"`
+	Date   string `json:"date,omitempty"`
 	// Volumes by type.
-	Volumes map[string]volume `json:"volumes"`
+	Volumes map[string]volume `json:"volumes,omitempty"`
 	// Snapshots by tier, a GiB and month: standard, archive.
-	Snapshots map[string]float64 `json:"snapshots"`
+	Snapshots map[string]float64 `json:"snapshots,omitempty"`
 	// PublicIPv4Hour is an address's hour, in use or idle.
-	PublicIPv4Hour *float64 `json:"public_ipv4_hour"`
+	PublicIPv4Hour *float64 `json:"public_ipv4_hour,omitempty"`
 	// InstanceHour by instance type: on demand, Linux, shared tenancy.
-	InstanceHour map[string]float64 `json:"instance_hour"`
+	InstanceHour map[string]float64 `json:"instance_hour,omitempty"`
 }
 
 // volume is the price of a volume type, a month.
 type volume struct {
 	GiB float64 `json:"gib"`
 	// IOPS is the price of each provisioned IOPS; Throughput of each MiB/s.
-	IOPS       []step `json:"iops"`
-	Throughput []step `json:"throughput"`
+	IOPS       []step `json:"iops,omitempty"`
+	Throughput []step `json:"throughput,omitempty"`
 }
 
 // step is the price of each unit above a number and up to the next step.
@@ -121,7 +125,7 @@ func parse(b []byte) (*Table, error) {
 		if err := l.check(); err != nil {
 			return nil, fmt.Errorf("region %q: %w", name, err)
 		}
-		t.regions[name] = Region{source: f.Source, date: f.Date, list: l}
+		t.regions[name] = Region{source: cmp.Or(l.Source, f.Source), date: cmp.Or(l.Date, f.Date), list: l}
 	}
 	return t, nil
 }
@@ -135,6 +139,9 @@ func (l list) check() error {
 		return nil
 	}
 	var errs []error
+	if _, err := time.Parse(time.DateOnly, l.Date); l.Date != "" && err != nil {
+		errs = append(errs, fmt.Errorf("date %q is not like 2026-07-01", l.Date))
+	}
 	for name, v := range l.Volumes {
 		errs = append(errs, good("volume type "+name, v.GiB))
 		for _, steps := range [][]step{v.IOPS, v.Throughput} {
