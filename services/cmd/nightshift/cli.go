@@ -132,7 +132,7 @@ opened to resolved, and says what it costs.
 
 	root.AddCommand(c.upCommand(), c.scanCommand(),
 		c.findingsCommand(), c.exemptionsCommand(), c.reportCommand(), c.runsCommand(), c.jobsCommand(), c.rulesCommand(), c.accountsCommand(), c.logsCommand(), c.deadLettersCommand(),
-		c.versionCommand())
+		c.pricesCommand(), c.versionCommand())
 	for _, g := range []struct {
 		id, title string
 		commands  []string
