@@ -91,8 +91,9 @@ func wantTruth(t *testing.T, dir string, found map[string]*finding) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := 0
+	want, rules := 0, map[string]bool{}
 	for _, x := range truth(e) {
+		rules[x.RuleID] = true
 		if x.Outcome != simaws.Violation {
 			continue
 		}
@@ -104,8 +105,14 @@ func wantTruth(t *testing.T, dir string, found map[string]*finding) {
 			t.Errorf("%s %s is %s, want exempt %v: %s", x.RuleID, x.ARN, f.State, x.Exempt, x.Why)
 		}
 	}
-	if want == 0 || len(found) != want {
-		t.Errorf("%d findings, want %d", len(found), want)
+	known := 0 // findings of rules that the estates know
+	for key := range found {
+		if id, _, _ := strings.Cut(key, " "); rules[id] {
+			known++
+		}
+	}
+	if want == 0 || known != want {
+		t.Errorf("%d findings, want %d", known, want)
 	}
 }
 
