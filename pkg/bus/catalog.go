@@ -112,6 +112,20 @@ var catalog = []*Event{
 		},
 		func(m *runv1.RunFinished) string { return m.GetRun().GetId() },
 		"every failed run of kind waste", "waste", "failed"),
+	event([]string{"persistence"}, scanners, []string{"kind", "job"},
+		func(m *runv1.RunReleased) []string {
+			return []string{m.GetTrigger().GetKind(), m.GetTrigger().GetJob()}
+		},
+		func(m *runv1.RunReleased) string {
+			return join(m.GetTrigger().GetRunId(), strconv.Itoa(int(m.GetRelease())))
+		},
+		"every run of kind waste whose turn in the queue has come", "waste"),
+	event([]string{"persistence"}, nil, []string{"kind", "state", "job"},
+		func(m *runv1.RunAlertRaised) []string {
+			return []string{m.GetRun().GetKind(), word(m.GetRun().GetState()), m.GetRun().GetJob()}
+		},
+		func(m *runv1.RunAlertRaised) string { return m.GetRun().GetId() },
+		"every alert about a run of kind waste", "waste"),
 
 	event([]string{"persistence"}, scanners, []string{"service", "account", "region"},
 		func(m *scanv1.ScopeRequested) []string { return scope(m.GetScope()) },

@@ -26,6 +26,186 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// MisfirePolicy says which missed planned times fire.
+type MisfirePolicy int32
+
+const (
+	// RUN_ONCE.
+	MisfirePolicy_MISFIRE_POLICY_UNSPECIFIED MisfirePolicy = 0
+	// The latest fires.
+	MisfirePolicy_MISFIRE_POLICY_RUN_ONCE MisfirePolicy = 1
+	// All fire, up to the limit.
+	MisfirePolicy_MISFIRE_POLICY_RUN_ALL MisfirePolicy = 2
+	// None fires: the deadline is one minute, which is lateness and no misfire.
+	MisfirePolicy_MISFIRE_POLICY_SKIP MisfirePolicy = 3
+)
+
+// Enum value maps for MisfirePolicy.
+var (
+	MisfirePolicy_name = map[int32]string{
+		0: "MISFIRE_POLICY_UNSPECIFIED",
+		1: "MISFIRE_POLICY_RUN_ONCE",
+		2: "MISFIRE_POLICY_RUN_ALL",
+		3: "MISFIRE_POLICY_SKIP",
+	}
+	MisfirePolicy_value = map[string]int32{
+		"MISFIRE_POLICY_UNSPECIFIED": 0,
+		"MISFIRE_POLICY_RUN_ONCE":    1,
+		"MISFIRE_POLICY_RUN_ALL":     2,
+		"MISFIRE_POLICY_SKIP":        3,
+	}
+)
+
+func (x MisfirePolicy) Enum() *MisfirePolicy {
+	p := new(MisfirePolicy)
+	*p = x
+	return p
+}
+
+func (x MisfirePolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MisfirePolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_nightshift_job_v1_job_proto_enumTypes[0].Descriptor()
+}
+
+func (MisfirePolicy) Type() protoreflect.EnumType {
+	return &file_nightshift_job_v1_job_proto_enumTypes[0]
+}
+
+func (x MisfirePolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MisfirePolicy.Descriptor instead.
+func (MisfirePolicy) EnumDescriptor() ([]byte, []int) {
+	return file_nightshift_job_v1_job_proto_rawDescGZIP(), []int{0}
+}
+
+// OverlapPolicy says what becomes of a run that is to begin while another of its job is at work. Persistence decides it in one
+// transaction, whoever asks.
+type OverlapPolicy int32
+
+const (
+	// SKIP.
+	OverlapPolicy_OVERLAP_POLICY_UNSPECIFIED OverlapPolicy = 0
+	// The new one is SKIPPED.
+	OverlapPolicy_OVERLAP_POLICY_SKIP OverlapPolicy = 1
+	// The new one is QUEUED and begins when the job is free; with one in the queue already it is SKIPPED.
+	OverlapPolicy_OVERLAP_POLICY_QUEUE_ONE OverlapPolicy = 2
+	// The new one is QUEUED, however many are.
+	OverlapPolicy_OVERLAP_POLICY_QUEUE_ALL OverlapPolicy = 3
+	// Those at work are CANCELLED and the new one begins.
+	OverlapPolicy_OVERLAP_POLICY_CANCEL_RUNNING OverlapPolicy = 4
+	// Both are at work.
+	OverlapPolicy_OVERLAP_POLICY_ALLOW OverlapPolicy = 5
+)
+
+// Enum value maps for OverlapPolicy.
+var (
+	OverlapPolicy_name = map[int32]string{
+		0: "OVERLAP_POLICY_UNSPECIFIED",
+		1: "OVERLAP_POLICY_SKIP",
+		2: "OVERLAP_POLICY_QUEUE_ONE",
+		3: "OVERLAP_POLICY_QUEUE_ALL",
+		4: "OVERLAP_POLICY_CANCEL_RUNNING",
+		5: "OVERLAP_POLICY_ALLOW",
+	}
+	OverlapPolicy_value = map[string]int32{
+		"OVERLAP_POLICY_UNSPECIFIED":    0,
+		"OVERLAP_POLICY_SKIP":           1,
+		"OVERLAP_POLICY_QUEUE_ONE":      2,
+		"OVERLAP_POLICY_QUEUE_ALL":      3,
+		"OVERLAP_POLICY_CANCEL_RUNNING": 4,
+		"OVERLAP_POLICY_ALLOW":          5,
+	}
+)
+
+func (x OverlapPolicy) Enum() *OverlapPolicy {
+	p := new(OverlapPolicy)
+	*p = x
+	return p
+}
+
+func (x OverlapPolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OverlapPolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_nightshift_job_v1_job_proto_enumTypes[1].Descriptor()
+}
+
+func (OverlapPolicy) Type() protoreflect.EnumType {
+	return &file_nightshift_job_v1_job_proto_enumTypes[1]
+}
+
+func (x OverlapPolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OverlapPolicy.Descriptor instead.
+func (OverlapPolicy) EnumDescriptor() ([]byte, []int) {
+	return file_nightshift_job_v1_job_proto_rawDescGZIP(), []int{1}
+}
+
+// NotifyPolicy says which ends of runs raise an alert.
+type NotifyPolicy int32
+
+const (
+	// ON_FAILURE.
+	NotifyPolicy_NOTIFY_POLICY_UNSPECIFIED NotifyPolicy = 0
+	// FAILED.
+	NotifyPolicy_NOTIFY_POLICY_ON_FAILURE NotifyPolicy = 1
+	// FAILED and PARTIAL.
+	NotifyPolicy_NOTIFY_POLICY_ON_PARTIAL NotifyPolicy = 2
+	// None.
+	NotifyPolicy_NOTIFY_POLICY_NEVER NotifyPolicy = 3
+)
+
+// Enum value maps for NotifyPolicy.
+var (
+	NotifyPolicy_name = map[int32]string{
+		0: "NOTIFY_POLICY_UNSPECIFIED",
+		1: "NOTIFY_POLICY_ON_FAILURE",
+		2: "NOTIFY_POLICY_ON_PARTIAL",
+		3: "NOTIFY_POLICY_NEVER",
+	}
+	NotifyPolicy_value = map[string]int32{
+		"NOTIFY_POLICY_UNSPECIFIED": 0,
+		"NOTIFY_POLICY_ON_FAILURE":  1,
+		"NOTIFY_POLICY_ON_PARTIAL":  2,
+		"NOTIFY_POLICY_NEVER":       3,
+	}
+)
+
+func (x NotifyPolicy) Enum() *NotifyPolicy {
+	p := new(NotifyPolicy)
+	*p = x
+	return p
+}
+
+func (x NotifyPolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NotifyPolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_nightshift_job_v1_job_proto_enumTypes[2].Descriptor()
+}
+
+func (NotifyPolicy) Type() protoreflect.EnumType {
+	return &file_nightshift_job_v1_job_proto_enumTypes[2]
+}
+
+func (x NotifyPolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NotifyPolicy.Descriptor instead.
+func (NotifyPolicy) EnumDescriptor() ([]byte, []int) {
+	return file_nightshift_job_v1_job_proto_rawDescGZIP(), []int{2}
+}
+
 // Cause says why a run began.
 type Cause int32
 
@@ -34,8 +214,12 @@ const (
 	Cause_CAUSE_UNSPECIFIED Cause = 0
 	// The job's schedule.
 	Cause_CAUSE_SCHEDULE Cause = 1
-	// Somebody asked.
+	// Somebody asked for a run now.
 	Cause_CAUSE_MANUAL Cause = 2
+	// Somebody asked for the planned times of a range.
+	Cause_CAUSE_BACKFILL Cause = 3
+	// Somebody asked for the failed scopes of another run, or a dead letter was replayed.
+	Cause_CAUSE_RETRY Cause = 4
 )
 
 // Enum value maps for Cause.
@@ -44,11 +228,15 @@ var (
 		0: "CAUSE_UNSPECIFIED",
 		1: "CAUSE_SCHEDULE",
 		2: "CAUSE_MANUAL",
+		3: "CAUSE_BACKFILL",
+		4: "CAUSE_RETRY",
 	}
 	Cause_value = map[string]int32{
 		"CAUSE_UNSPECIFIED": 0,
 		"CAUSE_SCHEDULE":    1,
 		"CAUSE_MANUAL":      2,
+		"CAUSE_BACKFILL":    3,
+		"CAUSE_RETRY":       4,
 	}
 )
 
@@ -63,11 +251,11 @@ func (x Cause) String() string {
 }
 
 func (Cause) Descriptor() protoreflect.EnumDescriptor {
-	return file_nightshift_job_v1_job_proto_enumTypes[0].Descriptor()
+	return file_nightshift_job_v1_job_proto_enumTypes[3].Descriptor()
 }
 
 func (Cause) Type() protoreflect.EnumType {
-	return &file_nightshift_job_v1_job_proto_enumTypes[0]
+	return &file_nightshift_job_v1_job_proto_enumTypes[3]
 }
 
 func (x Cause) Number() protoreflect.EnumNumber {
@@ -76,7 +264,7 @@ func (x Cause) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Cause.Descriptor instead.
 func (Cause) EnumDescriptor() ([]byte, []int) {
-	return file_nightshift_job_v1_job_proto_rawDescGZIP(), []int{0}
+	return file_nightshift_job_v1_job_proto_rawDescGZIP(), []int{3}
 }
 
 // Job is a schedule for work of one kind. Its definition lives in the scheduler.
@@ -88,9 +276,11 @@ type Job struct {
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	// One line for people.
 	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
-	// Cron expression of five fields, in UTC, such as "0 */6 * * *": minute 0-59, hour 0-23, day of month 1-31, month 1-12
-	// or JAN-DEC, day of week 0-6 or SUN-SAT; each may be *, a list, a range and a step. A time is planned when all five
-	// match, so that "0 3 1-7 * MON" is the first Monday of each month. May be left out in an update that does not change it.
+	// When it fires: a cron expression of five fields, minute 0-59, hour 0-23, day of month 1-31, month 1-12 or JAN-DEC, day
+	// of week 0-7 or SUN-SAT, such as "0 */6 * * *"; or of six, with the second 0-59 first. Each may be *, a list, a range and a
+	// step. A time is planned when all of them match, so that "0 3 1-7 * MON" is the first Monday of each month.
+	// Or @yearly, @monthly, @weekly, @daily, @hourly; or "@every 90m", whole seconds from 1 s, at the multiples of that since
+	// 1970-01-01T00:00:00Z. May be left out in an update that does not change it.
 	Schedule string `protobuf:"bytes,4,opt,name=schedule,proto3" json:"schedule,omitempty"`
 	// Parameters handed to the handler with each trigger, such as rules or regions.
 	Parameters map[string]string `protobuf:"bytes,5,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -116,7 +306,28 @@ type Job struct {
 	NextFireTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=next_fire_time,json=nextFireTime,proto3" json:"next_fire_time,omitempty"`
 	// Set by the scheduler: since when the schedule counts, which is when it was created, changed, paused or resumed.
 	// No time planned before this one fires.
-	ScheduleTime  *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=schedule_time,json=scheduleTime,proto3" json:"schedule_time,omitempty"`
+	ScheduleTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=schedule_time,json=scheduleTime,proto3" json:"schedule_time,omitempty"`
+	// IANA time zone the schedule is read in, such as Europe/Berlin. Empty: UTC. Where clocks go forward, times that do not
+	// exist fire once at the first moment after the gap; where they go back, times that come twice fire at the first, but for an
+	// hour of *, which is every hour that passes. "@every" knows no zone.
+	TimeZone string `protobuf:"bytes,17,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
+	// Spreads jobs with the same schedule: each fire comes later than planned by a part of this, always the same one for a
+	// job, decided by its name; 0 to 24 h. Unset: none. The planned time stays the run's identity.
+	Jitter *durationpb.Duration `protobuf:"bytes,18,opt,name=jitter,proto3" json:"jitter,omitempty"`
+	// No time planned before this one fires. Unset: none is too early.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// No time planned after this one fires. Unset: none is too late.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// What becomes of planned times that passed while nothing could fire.
+	Misfire *Misfire `protobuf:"bytes,21,opt,name=misfire,proto3" json:"misfire,omitempty"`
+	// What becomes of a run that is to begin while another of the job is at work. Unset: SKIP.
+	OverlapPolicy OverlapPolicy `protobuf:"varint,22,opt,name=overlap_policy,json=overlapPolicy,proto3,enum=nightshift.job.v1.OverlapPolicy" json:"overlap_policy,omitempty"`
+	// How long to wait before a failed scope is tried again.
+	Backoff *Backoff `protobuf:"bytes,23,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	// How long a whole run may take, from its start, before it is ended as FAILED, 1 s to 30 d. Unset: 24 h.
+	RunTimeout *durationpb.Duration `protobuf:"bytes,24,opt,name=run_timeout,json=runTimeout,proto3" json:"run_timeout,omitempty"`
+	// Which ends of runs raise an alert, the event RunAlertRaised. Unset: ON_FAILURE.
+	NotifyPolicy  NotifyPolicy `protobuf:"varint,25,opt,name=notify_policy,json=notifyPolicy,proto3,enum=nightshift.job.v1.NotifyPolicy" json:"notify_policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -263,10 +474,196 @@ func (x *Job) GetScheduleTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Job) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
+}
+
+func (x *Job) GetJitter() *durationpb.Duration {
+	if x != nil {
+		return x.Jitter
+	}
+	return nil
+}
+
+func (x *Job) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *Job) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *Job) GetMisfire() *Misfire {
+	if x != nil {
+		return x.Misfire
+	}
+	return nil
+}
+
+func (x *Job) GetOverlapPolicy() OverlapPolicy {
+	if x != nil {
+		return x.OverlapPolicy
+	}
+	return OverlapPolicy_OVERLAP_POLICY_UNSPECIFIED
+}
+
+func (x *Job) GetBackoff() *Backoff {
+	if x != nil {
+		return x.Backoff
+	}
+	return nil
+}
+
+func (x *Job) GetRunTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.RunTimeout
+	}
+	return nil
+}
+
+func (x *Job) GetNotifyPolicy() NotifyPolicy {
+	if x != nil {
+		return x.NotifyPolicy
+	}
+	return NotifyPolicy_NOTIFY_POLICY_UNSPECIFIED
+}
+
+// Misfire says what becomes of planned times that passed while nothing could fire, such as while no scheduler ran or NATS was
+// away. Those within the deadline are looked at, and of them the newest so many fire, one after the other in their order.
+// What did not fire is told in the trigger of the next fire and in the system log.
+type Misfire struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which of them fire. Unset: RUN_ONCE.
+	Policy MisfirePolicy `protobuf:"varint,1,opt,name=policy,proto3,enum=nightshift.job.v1.MisfirePolicy" json:"policy,omitempty"`
+	// With RUN_ALL: how many at most, 1 to 1000. 0 means 100.
+	Limit int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// How late a planned time may still fire, 1 s to 30 d. Unset: 12 h; with SKIP 1 min.
+	Deadline      *durationpb.Duration `protobuf:"bytes,3,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Misfire) Reset() {
+	*x = Misfire{}
+	mi := &file_nightshift_job_v1_job_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Misfire) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Misfire) ProtoMessage() {}
+
+func (x *Misfire) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_job_v1_job_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Misfire.ProtoReflect.Descriptor instead.
+func (*Misfire) Descriptor() ([]byte, []int) {
+	return file_nightshift_job_v1_job_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Misfire) GetPolicy() MisfirePolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return MisfirePolicy_MISFIRE_POLICY_UNSPECIFIED
+}
+
+func (x *Misfire) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *Misfire) GetDeadline() *durationpb.Duration {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+// Backoff is how long to wait before attempt n+1: initial times 4 to the power of n-1, at most max, spread by a fifth in both
+// directions.
+type Backoff struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Before the second attempt, 1 ms to 1 h. Unset: 1 s.
+	Initial *durationpb.Duration `protobuf:"bytes,1,opt,name=initial,proto3" json:"initial,omitempty"`
+	// The longest, 1 ms to 24 h. Unset: 5 min.
+	Max           *durationpb.Duration `protobuf:"bytes,2,opt,name=max,proto3" json:"max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Backoff) Reset() {
+	*x = Backoff{}
+	mi := &file_nightshift_job_v1_job_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Backoff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Backoff) ProtoMessage() {}
+
+func (x *Backoff) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_job_v1_job_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Backoff.ProtoReflect.Descriptor instead.
+func (*Backoff) Descriptor() ([]byte, []int) {
+	return file_nightshift_job_v1_job_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Backoff) GetInitial() *durationpb.Duration {
+	if x != nil {
+		return x.Initial
+	}
+	return nil
+}
+
+func (x *Backoff) GetMax() *durationpb.Duration {
+	if x != nil {
+		return x.Max
+	}
+	return nil
+}
+
 // Trigger asks for one run.
 type Trigger struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Identity of the run: <job>/<planned time, RFC 3339 UTC> for a schedule, <job>/manual-<id> otherwise.
+	// Identity of the run: <job>/<planned time, RFC 3339 UTC> for a schedule; <job>/manual-<id>, <job>/backfill-<planned time>
+	// and <job>/retry-<id> otherwise.
 	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
 	// Job name.
 	Job string `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`
@@ -274,7 +671,7 @@ type Trigger struct {
 	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	// What caused it.
 	Cause Cause `protobuf:"varint,4,opt,name=cause,proto3,enum=nightshift.job.v1.Cause" json:"cause,omitempty"`
-	// Who asked, for a manual run.
+	// Who asked; empty for a schedule.
 	RequestedBy string `protobuf:"bytes,5,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
 	// The time it was planned for.
 	PlannedTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=planned_time,json=plannedTime,proto3" json:"planned_time,omitempty"`
@@ -285,14 +682,26 @@ type Trigger struct {
 	// Retries allowed per scope.
 	MaxRetries int32 `protobuf:"varint,9,opt,name=max_retries,json=maxRetries,proto3" json:"max_retries,omitempty"`
 	// Time allowed per scope.
-	Timeout       *durationpb.Duration `protobuf:"bytes,10,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,10,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// What to do when another run of the job is at work. Unset: ALLOW, as triggers had it that knew no policy.
+	OverlapPolicy OverlapPolicy `protobuf:"varint,11,opt,name=overlap_policy,json=overlapPolicy,proto3,enum=nightshift.job.v1.OverlapPolicy" json:"overlap_policy,omitempty"`
+	// How long to wait between attempts; with its defaults filled in.
+	Backoff *Backoff `protobuf:"bytes,12,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	// Time allowed for the run as a whole. Unset: 24 h.
+	RunTimeout *durationpb.Duration `protobuf:"bytes,13,opt,name=run_timeout,json=runTimeout,proto3" json:"run_timeout,omitempty"`
+	// Which ends raise an alert.
+	NotifyPolicy NotifyPolicy `protobuf:"varint,14,opt,name=notify_policy,json=notifyPolicy,proto3,enum=nightshift.job.v1.NotifyPolicy" json:"notify_policy,omitempty"`
+	// Planned times before this one that did not fire and will not; unset when there are none.
+	Missed *MissedTimes `protobuf:"bytes,15,opt,name=missed,proto3" json:"missed,omitempty"`
+	// Run whose failed scopes are to be done again, for CAUSE_RETRY.
+	RetryOf       string `protobuf:"bytes,16,opt,name=retry_of,json=retryOf,proto3" json:"retry_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Trigger) Reset() {
 	*x = Trigger{}
-	mi := &file_nightshift_job_v1_job_proto_msgTypes[1]
+	mi := &file_nightshift_job_v1_job_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -304,7 +713,7 @@ func (x *Trigger) String() string {
 func (*Trigger) ProtoMessage() {}
 
 func (x *Trigger) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_job_v1_job_proto_msgTypes[1]
+	mi := &file_nightshift_job_v1_job_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -317,7 +726,7 @@ func (x *Trigger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trigger.ProtoReflect.Descriptor instead.
 func (*Trigger) Descriptor() ([]byte, []int) {
-	return file_nightshift_job_v1_job_proto_rawDescGZIP(), []int{1}
+	return file_nightshift_job_v1_job_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Trigger) GetRunId() string {
@@ -390,11 +799,117 @@ func (x *Trigger) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *Trigger) GetOverlapPolicy() OverlapPolicy {
+	if x != nil {
+		return x.OverlapPolicy
+	}
+	return OverlapPolicy_OVERLAP_POLICY_UNSPECIFIED
+}
+
+func (x *Trigger) GetBackoff() *Backoff {
+	if x != nil {
+		return x.Backoff
+	}
+	return nil
+}
+
+func (x *Trigger) GetRunTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.RunTimeout
+	}
+	return nil
+}
+
+func (x *Trigger) GetNotifyPolicy() NotifyPolicy {
+	if x != nil {
+		return x.NotifyPolicy
+	}
+	return NotifyPolicy_NOTIFY_POLICY_UNSPECIFIED
+}
+
+func (x *Trigger) GetMissed() *MissedTimes {
+	if x != nil {
+		return x.Missed
+	}
+	return nil
+}
+
+func (x *Trigger) GetRetryOf() string {
+	if x != nil {
+		return x.RetryOf
+	}
+	return ""
+}
+
+// MissedTimes are planned times that passed and do not fire.
+type MissedTimes struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first of them.
+	FirstTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=first_time,json=firstTime,proto3" json:"first_time,omitempty"`
+	// The last of them.
+	LastTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=last_time,json=lastTime,proto3" json:"last_time,omitempty"`
+	// How many; counted up to 1000.
+	Count         int32 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MissedTimes) Reset() {
+	*x = MissedTimes{}
+	mi := &file_nightshift_job_v1_job_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MissedTimes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MissedTimes) ProtoMessage() {}
+
+func (x *MissedTimes) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_job_v1_job_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MissedTimes.ProtoReflect.Descriptor instead.
+func (*MissedTimes) Descriptor() ([]byte, []int) {
+	return file_nightshift_job_v1_job_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *MissedTimes) GetFirstTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstTime
+	}
+	return nil
+}
+
+func (x *MissedTimes) GetLastTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastTime
+	}
+	return nil
+}
+
+func (x *MissedTimes) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 var File_nightshift_job_v1_job_proto protoreflect.FileDescriptor
 
 const file_nightshift_job_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x1bnightshift/job/v1/job.proto\x12\x11nightshift.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\b\n" +
+	"\x1bnightshift/job/v1/job.proto\x12\x11nightshift.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\f\n" +
 	"\x03Job\x12<\n" +
 	"\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12?\n" +
 	"\x04kind\x18\x02 \x01(\tB+\xbaH(\xd8\x01\x01r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04kind\x12*\n" +
@@ -419,14 +934,33 @@ const file_nightshift_job_v1_job_proto_rawDesc = "" +
 	"updateTime\x12@\n" +
 	"\x0elast_fire_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\flastFireTime\x12@\n" +
 	"\x0enext_fire_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\fnextFireTime\x12?\n" +
-	"\rschedule_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\fscheduleTime\x1a=\n" +
+	"\rschedule_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\fscheduleTime\x12$\n" +
+	"\ttime_zone\x18\x11 \x01(\tB\a\xbaH\x04r\x02\x18@R\btimeZone\x12A\n" +
+	"\x06jitter\x18\x12 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x06jitter\x129\n" +
+	"\n" +
+	"start_time\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x124\n" +
+	"\amisfire\x18\x15 \x01(\v2\x1a.nightshift.job.v1.MisfireR\amisfire\x12Q\n" +
+	"\x0eoverlap_policy\x18\x16 \x01(\x0e2 .nightshift.job.v1.OverlapPolicyB\b\xbaH\x05\x82\x01\x02\x10\x01R\roverlapPolicy\x124\n" +
+	"\abackoff\x18\x17 \x01(\v2\x1a.nightshift.job.v1.BackoffR\abackoff\x12M\n" +
+	"\vrun_timeout\x18\x18 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x9a\x9e\x012\x02\b\x01R\n" +
+	"runTimeout\x12N\n" +
+	"\rnotify_policy\x18\x19 \x01(\x0e2\x1f.nightshift.job.v1.NotifyPolicyB\b\xbaH\x05\x82\x01\x02\x10\x01R\fnotifyPolicy\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0e\n" +
-	"\f_max_retries\"\xf2\x03\n" +
+	"\f_max_retries\"\xb9\x01\n" +
+	"\aMisfire\x12B\n" +
+	"\x06policy\x18\x01 \x01(\x0e2 .nightshift.job.v1.MisfirePolicyB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06policy\x12 \n" +
+	"\x05limit\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\x05limit\x12H\n" +
+	"\bdeadline\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x9a\x9e\x012\x02\b\x01R\bdeadline\"\x92\x01\n" +
+	"\aBackoff\x12F\n" +
+	"\ainitial\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\x90\x1c2\x04\x10\xc0\x84=R\ainitial\x12?\n" +
+	"\x03max\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x04\b\x80\xa3\x052\x04\x10\xc0\x84=R\x03max\"\xc6\x06\n" +
 	"\aTrigger\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12\x12\n" +
@@ -441,14 +975,45 @@ const file_nightshift_job_v1_job_proto_rawDesc = "" +
 	"\vmax_retries\x18\t \x01(\x05R\n" +
 	"maxRetries\x123\n" +
 	"\atimeout\x18\n" +
-	" \x01(\v2\x19.google.protobuf.DurationR\atimeout\x1a=\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12G\n" +
+	"\x0eoverlap_policy\x18\v \x01(\x0e2 .nightshift.job.v1.OverlapPolicyR\roverlapPolicy\x124\n" +
+	"\abackoff\x18\f \x01(\v2\x1a.nightshift.job.v1.BackoffR\abackoff\x12:\n" +
+	"\vrun_timeout\x18\r \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"runTimeout\x12D\n" +
+	"\rnotify_policy\x18\x0e \x01(\x0e2\x1f.nightshift.job.v1.NotifyPolicyR\fnotifyPolicy\x126\n" +
+	"\x06missed\x18\x0f \x01(\v2\x1e.nightshift.job.v1.MissedTimesR\x06missed\x12\x19\n" +
+	"\bretry_of\x18\x10 \x01(\tR\aretryOf\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*D\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x97\x01\n" +
+	"\vMissedTimes\x129\n" +
+	"\n" +
+	"first_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tfirstTime\x127\n" +
+	"\tlast_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x05R\x05count*\x81\x01\n" +
+	"\rMisfirePolicy\x12\x1e\n" +
+	"\x1aMISFIRE_POLICY_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17MISFIRE_POLICY_RUN_ONCE\x10\x01\x12\x1a\n" +
+	"\x16MISFIRE_POLICY_RUN_ALL\x10\x02\x12\x17\n" +
+	"\x13MISFIRE_POLICY_SKIP\x10\x03*\xc1\x01\n" +
+	"\rOverlapPolicy\x12\x1e\n" +
+	"\x1aOVERLAP_POLICY_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13OVERLAP_POLICY_SKIP\x10\x01\x12\x1c\n" +
+	"\x18OVERLAP_POLICY_QUEUE_ONE\x10\x02\x12\x1c\n" +
+	"\x18OVERLAP_POLICY_QUEUE_ALL\x10\x03\x12!\n" +
+	"\x1dOVERLAP_POLICY_CANCEL_RUNNING\x10\x04\x12\x18\n" +
+	"\x14OVERLAP_POLICY_ALLOW\x10\x05*\x82\x01\n" +
+	"\fNotifyPolicy\x12\x1d\n" +
+	"\x19NOTIFY_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18NOTIFY_POLICY_ON_FAILURE\x10\x01\x12\x1c\n" +
+	"\x18NOTIFY_POLICY_ON_PARTIAL\x10\x02\x12\x17\n" +
+	"\x13NOTIFY_POLICY_NEVER\x10\x03*i\n" +
 	"\x05Cause\x12\x15\n" +
 	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eCAUSE_SCHEDULE\x10\x01\x12\x10\n" +
-	"\fCAUSE_MANUAL\x10\x02B\xb3\x01\n" +
+	"\fCAUSE_MANUAL\x10\x02\x12\x12\n" +
+	"\x0eCAUSE_BACKFILL\x10\x03\x12\x0f\n" +
+	"\vCAUSE_RETRY\x10\x04B\xb3\x01\n" +
 	"\x15com.nightshift.job.v1B\bJobProtoP\x01Z*nightshift.dev/gen/nightshift/job/v1;jobv1\xa2\x02\x03NJX\xaa\x02\x11Nightshift.Job.V1\xca\x02\x11Nightshift\\Job\\V1\xe2\x02\x1dNightshift\\Job\\V1\\GPBMetadata\xea\x02\x13Nightshift::Job::V1b\x06proto3"
 
 var (
@@ -463,37 +1028,62 @@ func file_nightshift_job_v1_job_proto_rawDescGZIP() []byte {
 	return file_nightshift_job_v1_job_proto_rawDescData
 }
 
-var file_nightshift_job_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_nightshift_job_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_nightshift_job_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_nightshift_job_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_nightshift_job_v1_job_proto_goTypes = []any{
-	(Cause)(0),                    // 0: nightshift.job.v1.Cause
-	(*Job)(nil),                   // 1: nightshift.job.v1.Job
-	(*Trigger)(nil),               // 2: nightshift.job.v1.Trigger
-	nil,                           // 3: nightshift.job.v1.Job.ParametersEntry
-	nil,                           // 4: nightshift.job.v1.Job.LabelsEntry
-	nil,                           // 5: nightshift.job.v1.Trigger.ParametersEntry
-	(*durationpb.Duration)(nil),   // 6: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(MisfirePolicy)(0),            // 0: nightshift.job.v1.MisfirePolicy
+	(OverlapPolicy)(0),            // 1: nightshift.job.v1.OverlapPolicy
+	(NotifyPolicy)(0),             // 2: nightshift.job.v1.NotifyPolicy
+	(Cause)(0),                    // 3: nightshift.job.v1.Cause
+	(*Job)(nil),                   // 4: nightshift.job.v1.Job
+	(*Misfire)(nil),               // 5: nightshift.job.v1.Misfire
+	(*Backoff)(nil),               // 6: nightshift.job.v1.Backoff
+	(*Trigger)(nil),               // 7: nightshift.job.v1.Trigger
+	(*MissedTimes)(nil),           // 8: nightshift.job.v1.MissedTimes
+	nil,                           // 9: nightshift.job.v1.Job.ParametersEntry
+	nil,                           // 10: nightshift.job.v1.Job.LabelsEntry
+	nil,                           // 11: nightshift.job.v1.Trigger.ParametersEntry
+	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_nightshift_job_v1_job_proto_depIdxs = []int32{
-	3,  // 0: nightshift.job.v1.Job.parameters:type_name -> nightshift.job.v1.Job.ParametersEntry
-	6,  // 1: nightshift.job.v1.Job.timeout:type_name -> google.protobuf.Duration
-	4,  // 2: nightshift.job.v1.Job.labels:type_name -> nightshift.job.v1.Job.LabelsEntry
-	7,  // 3: nightshift.job.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	7,  // 4: nightshift.job.v1.Job.update_time:type_name -> google.protobuf.Timestamp
-	7,  // 5: nightshift.job.v1.Job.last_fire_time:type_name -> google.protobuf.Timestamp
-	7,  // 6: nightshift.job.v1.Job.next_fire_time:type_name -> google.protobuf.Timestamp
-	7,  // 7: nightshift.job.v1.Job.schedule_time:type_name -> google.protobuf.Timestamp
-	0,  // 8: nightshift.job.v1.Trigger.cause:type_name -> nightshift.job.v1.Cause
-	7,  // 9: nightshift.job.v1.Trigger.planned_time:type_name -> google.protobuf.Timestamp
-	7,  // 10: nightshift.job.v1.Trigger.fire_time:type_name -> google.protobuf.Timestamp
-	5,  // 11: nightshift.job.v1.Trigger.parameters:type_name -> nightshift.job.v1.Trigger.ParametersEntry
-	6,  // 12: nightshift.job.v1.Trigger.timeout:type_name -> google.protobuf.Duration
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	9,  // 0: nightshift.job.v1.Job.parameters:type_name -> nightshift.job.v1.Job.ParametersEntry
+	12, // 1: nightshift.job.v1.Job.timeout:type_name -> google.protobuf.Duration
+	10, // 2: nightshift.job.v1.Job.labels:type_name -> nightshift.job.v1.Job.LabelsEntry
+	13, // 3: nightshift.job.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	13, // 4: nightshift.job.v1.Job.update_time:type_name -> google.protobuf.Timestamp
+	13, // 5: nightshift.job.v1.Job.last_fire_time:type_name -> google.protobuf.Timestamp
+	13, // 6: nightshift.job.v1.Job.next_fire_time:type_name -> google.protobuf.Timestamp
+	13, // 7: nightshift.job.v1.Job.schedule_time:type_name -> google.protobuf.Timestamp
+	12, // 8: nightshift.job.v1.Job.jitter:type_name -> google.protobuf.Duration
+	13, // 9: nightshift.job.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	13, // 10: nightshift.job.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	5,  // 11: nightshift.job.v1.Job.misfire:type_name -> nightshift.job.v1.Misfire
+	1,  // 12: nightshift.job.v1.Job.overlap_policy:type_name -> nightshift.job.v1.OverlapPolicy
+	6,  // 13: nightshift.job.v1.Job.backoff:type_name -> nightshift.job.v1.Backoff
+	12, // 14: nightshift.job.v1.Job.run_timeout:type_name -> google.protobuf.Duration
+	2,  // 15: nightshift.job.v1.Job.notify_policy:type_name -> nightshift.job.v1.NotifyPolicy
+	0,  // 16: nightshift.job.v1.Misfire.policy:type_name -> nightshift.job.v1.MisfirePolicy
+	12, // 17: nightshift.job.v1.Misfire.deadline:type_name -> google.protobuf.Duration
+	12, // 18: nightshift.job.v1.Backoff.initial:type_name -> google.protobuf.Duration
+	12, // 19: nightshift.job.v1.Backoff.max:type_name -> google.protobuf.Duration
+	3,  // 20: nightshift.job.v1.Trigger.cause:type_name -> nightshift.job.v1.Cause
+	13, // 21: nightshift.job.v1.Trigger.planned_time:type_name -> google.protobuf.Timestamp
+	13, // 22: nightshift.job.v1.Trigger.fire_time:type_name -> google.protobuf.Timestamp
+	11, // 23: nightshift.job.v1.Trigger.parameters:type_name -> nightshift.job.v1.Trigger.ParametersEntry
+	12, // 24: nightshift.job.v1.Trigger.timeout:type_name -> google.protobuf.Duration
+	1,  // 25: nightshift.job.v1.Trigger.overlap_policy:type_name -> nightshift.job.v1.OverlapPolicy
+	6,  // 26: nightshift.job.v1.Trigger.backoff:type_name -> nightshift.job.v1.Backoff
+	12, // 27: nightshift.job.v1.Trigger.run_timeout:type_name -> google.protobuf.Duration
+	2,  // 28: nightshift.job.v1.Trigger.notify_policy:type_name -> nightshift.job.v1.NotifyPolicy
+	8,  // 29: nightshift.job.v1.Trigger.missed:type_name -> nightshift.job.v1.MissedTimes
+	13, // 30: nightshift.job.v1.MissedTimes.first_time:type_name -> google.protobuf.Timestamp
+	13, // 31: nightshift.job.v1.MissedTimes.last_time:type_name -> google.protobuf.Timestamp
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_job_v1_job_proto_init() }
@@ -507,8 +1097,8 @@ func file_nightshift_job_v1_job_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nightshift_job_v1_job_proto_rawDesc), len(file_nightshift_job_v1_job_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   5,
+			NumEnums:      4,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
@@ -214,7 +215,11 @@ type ListJobsRequest struct {
 	// Most jobs to return: 0 means 50, above 1000 means 1000.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// Token of the page before; empty for the first.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only jobs of this kind; empty: all.
+	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Only jobs that have all of these labels; an empty value means any.
+	Labels        map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -261,6 +266,20 @@ func (x *ListJobsRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListJobsRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ListJobsRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 // ListJobsResponse is a page of jobs.
@@ -323,7 +342,8 @@ type UpdateJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The job with its new values; name says which. A non-empty etag must be the present one.
 	Job *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
-	// Fields to change: description, schedule, parameters, max_retries, timeout, labels. Empty: all of them.
+	// Fields to change: description, schedule, time_zone, jitter, start_time, end_time, misfire, overlap_policy, parameters,
+	// max_retries, backoff, timeout, run_timeout, notify_policy, labels. Empty: all of them.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -714,7 +734,9 @@ type RunJobRequest struct {
 	// Makes the call safe to repeat: the same id gives the same run. Empty: a new run. Lower-case letters, digits, hyphens.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Who asks, for the log.
-	RequestedBy   string `protobuf:"bytes,4,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	RequestedBy string `protobuf:"bytes,4,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	// What to do when another run of the job is at work. Unset: what the job says.
+	OverlapPolicy OverlapPolicy `protobuf:"varint,5,opt,name=overlap_policy,json=overlapPolicy,proto3,enum=nightshift.job.v1.OverlapPolicy" json:"overlap_policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -777,6 +799,13 @@ func (x *RunJobRequest) GetRequestedBy() string {
 	return ""
 }
 
+func (x *RunJobRequest) GetOverlapPolicy() OverlapPolicy {
+	if x != nil {
+		return x.OverlapPolicy
+	}
+	return OverlapPolicy_OVERLAP_POLICY_UNSPECIFIED
+}
+
 // RunJobResponse names the run.
 type RunJobResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -823,6 +852,161 @@ func (x *RunJobResponse) GetRunId() string {
 	return ""
 }
 
+// BackfillJobRequest asks for the runs of a range.
+type BackfillJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Job name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// First planned time that counts, inclusive.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Last planned time that counts, inclusive; not later than now.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// What to do when another run of the job is at work. Unset: QUEUE_ALL, one after the other.
+	OverlapPolicy OverlapPolicy `protobuf:"varint,4,opt,name=overlap_policy,json=overlapPolicy,proto3,enum=nightshift.job.v1.OverlapPolicy" json:"overlap_policy,omitempty"`
+	// Overlays the job's parameters for these runs.
+	Parameters map[string]string `protobuf:"bytes,5,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Lets the same range be asked for anew: part of the run ids. Lower-case letters, digits, hyphens.
+	RequestId string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Who asks, for the log.
+	RequestedBy string `protobuf:"bytes,7,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	// Only says which runs it would be.
+	DryRun        bool `protobuf:"varint,8,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackfillJobRequest) Reset() {
+	*x = BackfillJobRequest{}
+	mi := &file_nightshift_job_v1_job_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackfillJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackfillJobRequest) ProtoMessage() {}
+
+func (x *BackfillJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_job_v1_job_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackfillJobRequest.ProtoReflect.Descriptor instead.
+func (*BackfillJobRequest) Descriptor() ([]byte, []int) {
+	return file_nightshift_job_v1_job_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *BackfillJobRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BackfillJobRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *BackfillJobRequest) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *BackfillJobRequest) GetOverlapPolicy() OverlapPolicy {
+	if x != nil {
+		return x.OverlapPolicy
+	}
+	return OverlapPolicy_OVERLAP_POLICY_UNSPECIFIED
+}
+
+func (x *BackfillJobRequest) GetParameters() map[string]string {
+	if x != nil {
+		return x.Parameters
+	}
+	return nil
+}
+
+func (x *BackfillJobRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *BackfillJobRequest) GetRequestedBy() string {
+	if x != nil {
+		return x.RequestedBy
+	}
+	return ""
+}
+
+func (x *BackfillJobRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// BackfillJobResponse names the runs.
+type BackfillJobResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Run ids in the order of their planned times.
+	RunIds        []string `protobuf:"bytes,1,rep,name=run_ids,json=runIds,proto3" json:"run_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackfillJobResponse) Reset() {
+	*x = BackfillJobResponse{}
+	mi := &file_nightshift_job_v1_job_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackfillJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackfillJobResponse) ProtoMessage() {}
+
+func (x *BackfillJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_job_v1_job_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackfillJobResponse.ProtoReflect.Descriptor instead.
+func (*BackfillJobResponse) Descriptor() ([]byte, []int) {
+	return file_nightshift_job_v1_job_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *BackfillJobResponse) GetRunIds() []string {
+	if x != nil {
+		return x.RunIds
+	}
+	return nil
+}
+
 // ListNextFiresRequest asks for planned times.
 type ListNextFiresRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -833,14 +1017,16 @@ type ListNextFiresRequest struct {
 	// How many, 0 means 5, at most 100.
 	Count int32 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
 	// Times after this one; unset: now.
-	AfterTime     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=after_time,json=afterTime,proto3" json:"after_time,omitempty"`
+	AfterTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=after_time,json=afterTime,proto3" json:"after_time,omitempty"`
+	// With schedule: IANA time zone to read it in; empty: UTC.
+	TimeZone      string `protobuf:"bytes,5,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListNextFiresRequest) Reset() {
 	*x = ListNextFiresRequest{}
-	mi := &file_nightshift_job_v1_job_service_proto_msgTypes[16]
+	mi := &file_nightshift_job_v1_job_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +1038,7 @@ func (x *ListNextFiresRequest) String() string {
 func (*ListNextFiresRequest) ProtoMessage() {}
 
 func (x *ListNextFiresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_job_v1_job_service_proto_msgTypes[16]
+	mi := &file_nightshift_job_v1_job_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +1051,7 @@ func (x *ListNextFiresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNextFiresRequest.ProtoReflect.Descriptor instead.
 func (*ListNextFiresRequest) Descriptor() ([]byte, []int) {
-	return file_nightshift_job_v1_job_service_proto_rawDescGZIP(), []int{16}
+	return file_nightshift_job_v1_job_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListNextFiresRequest) GetName() string {
@@ -896,18 +1082,29 @@ func (x *ListNextFiresRequest) GetAfterTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ListNextFiresRequest) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
+}
+
 // ListNextFiresResponse holds planned times.
 type ListNextFiresResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In rising order.
-	FireTimes     []*timestamppb.Timestamp `protobuf:"bytes,1,rep,name=fire_times,json=fireTimes,proto3" json:"fire_times,omitempty"`
+	// Planned times in rising order.
+	FireTimes []*timestamppb.Timestamp `protobuf:"bytes,1,rep,name=fire_times,json=fireTimes,proto3" json:"fire_times,omitempty"`
+	// How much later than planned each fires, by the job's jitter.
+	Jitter *durationpb.Duration `protobuf:"bytes,2,opt,name=jitter,proto3" json:"jitter,omitempty"`
+	// Time zone the schedule was read in.
+	TimeZone      string `protobuf:"bytes,3,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListNextFiresResponse) Reset() {
 	*x = ListNextFiresResponse{}
-	mi := &file_nightshift_job_v1_job_service_proto_msgTypes[17]
+	mi := &file_nightshift_job_v1_job_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +1116,7 @@ func (x *ListNextFiresResponse) String() string {
 func (*ListNextFiresResponse) ProtoMessage() {}
 
 func (x *ListNextFiresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_job_v1_job_service_proto_msgTypes[17]
+	mi := &file_nightshift_job_v1_job_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1129,7 @@ func (x *ListNextFiresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNextFiresResponse.ProtoReflect.Descriptor instead.
 func (*ListNextFiresResponse) Descriptor() ([]byte, []int) {
-	return file_nightshift_job_v1_job_service_proto_rawDescGZIP(), []int{17}
+	return file_nightshift_job_v1_job_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListNextFiresResponse) GetFireTimes() []*timestamppb.Timestamp {
@@ -942,11 +1139,25 @@ func (x *ListNextFiresResponse) GetFireTimes() []*timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ListNextFiresResponse) GetJitter() *durationpb.Duration {
+	if x != nil {
+		return x.Jitter
+	}
+	return nil
+}
+
+func (x *ListNextFiresResponse) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
+}
+
 var File_nightshift_job_v1_job_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_job_v1_job_service_proto_rawDesc = "" +
 	"\n" +
-	"#nightshift/job/v1/job_service.proto\x12\x11nightshift.job.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnightshift/job/v1/job.proto\"D\n" +
+	"#nightshift/job/v1/job_service.proto\x12\x11nightshift.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnightshift/job/v1/job.proto\"D\n" +
 	"\x10CreateJobRequest\x120\n" +
 	"\x03job\x18\x01 \x01(\v2\x16.nightshift.job.v1.JobB\x06\xbaH\x03\xc8\x01\x01R\x03job\"=\n" +
 	"\x11CreateJobResponse\x12(\n" +
@@ -954,11 +1165,16 @@ const file_nightshift_job_v1_job_service_proto_rawDesc = "" +
 	"\rGetJobRequest\x12\x1d\n" +
 	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\":\n" +
 	"\x0eGetJobResponse\x12(\n" +
-	"\x03job\x18\x01 \x01(\v2\x16.nightshift.job.v1.JobR\x03job\"V\n" +
+	"\x03job\x18\x01 \x01(\v2\x16.nightshift.job.v1.JobR\x03job\"\x80\x02\n" +
 	"\x0fListJobsRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"f\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x1b\n" +
+	"\x04kind\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18?R\x04kind\x12P\n" +
+	"\x06labels\x18\x04 \x03(\v2..nightshift.job.v1.ListJobsRequest.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"f\n" +
 	"\x10ListJobsResponse\x12*\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x16.nightshift.job.v1.JobR\x04jobs\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x81\x01\n" +
@@ -980,7 +1196,7 @@ const file_nightshift_job_v1_job_service_proto_rawDesc = "" +
 	"\x10ResumeJobRequest\x12\x1d\n" +
 	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\"=\n" +
 	"\x11ResumeJobResponse\x12(\n" +
-	"\x03job\x18\x01 \x01(\v2\x16.nightshift.job.v1.JobR\x03job\"\xaf\x02\n" +
+	"\x03job\x18\x01 \x01(\v2\x16.nightshift.job.v1.JobR\x03job\"\x82\x03\n" +
 	"\rRunJobRequest\x12\x1d\n" +
 	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\x12Z\n" +
 	"\n" +
@@ -988,22 +1204,44 @@ const file_nightshift_job_v1_job_service_proto_rawDesc = "" +
 	"parameters\x127\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tB\x18\xbaH\x15r\x132\x11^[a-z0-9-]{0,64}$R\trequestId\x12+\n" +
-	"\frequested_by\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vrequestedBy\x1a=\n" +
+	"\frequested_by\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vrequestedBy\x12Q\n" +
+	"\x0eoverlap_policy\x18\x05 \x01(\x0e2 .nightshift.job.v1.OverlapPolicyB\b\xbaH\x05\x82\x01\x02\x10\x01R\roverlapPolicy\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"'\n" +
 	"\x0eRunJobResponse\x12\x15\n" +
-	"\x06run_id\x18\x01 \x01(\tR\x05runId\"\xa0\x02\n" +
+	"\x06run_id\x18\x01 \x01(\tR\x05runId\"\xa7\x04\n" +
+	"\x12BackfillJobRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\x12A\n" +
+	"\n" +
+	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\tstartTime\x12=\n" +
+	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\aendTime\x12Q\n" +
+	"\x0eoverlap_policy\x18\x04 \x01(\x0e2 .nightshift.job.v1.OverlapPolicyB\b\xbaH\x05\x82\x01\x02\x10\x01R\roverlapPolicy\x12_\n" +
+	"\n" +
+	"parameters\x18\x05 \x03(\v25.nightshift.job.v1.BackfillJobRequest.ParametersEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\n" +
+	"parameters\x127\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\tB\x18\xbaH\x15r\x132\x11^[a-z0-9-]{0,64}$R\trequestId\x12+\n" +
+	"\frequested_by\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vrequestedBy\x12\x17\n" +
+	"\adry_run\x18\b \x01(\bR\x06dryRun\x1a=\n" +
+	"\x0fParametersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\".\n" +
+	"\x13BackfillJobResponse\x12\x17\n" +
+	"\arun_ids\x18\x01 \x03(\tR\x06runIds\"\xc6\x02\n" +
 	"\x14ListNextFiresRequest\x12\x1b\n" +
 	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\x04name\x12$\n" +
 	"\bschedule\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\bschedule\x12\x1f\n" +
 	"\x05count\x18\x03 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\x05count\x129\n" +
 	"\n" +
-	"after_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tafterTime:i\xbaHf\x1ad\n" +
-	"\x10name_or_schedule\x12$set exactly one of name and schedule\x1a*(this.name != '') != (this.schedule != '')\"R\n" +
+	"after_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tafterTime\x12$\n" +
+	"\ttime_zone\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18@R\btimeZone:i\xbaHf\x1ad\n" +
+	"\x10name_or_schedule\x12$set exactly one of name and schedule\x1a*(this.name != '') != (this.schedule != '')\"\xa2\x01\n" +
 	"\x15ListNextFiresResponse\x129\n" +
 	"\n" +
-	"fire_times\x18\x01 \x03(\v2\x1a.google.protobuf.TimestampR\tfireTimes2\x98\x06\n" +
+	"fire_times\x18\x01 \x03(\v2\x1a.google.protobuf.TimestampR\tfireTimes\x121\n" +
+	"\x06jitter\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06jitter\x12\x1b\n" +
+	"\ttime_zone\x18\x03 \x01(\tR\btimeZone2\xf6\x06\n" +
 	"\n" +
 	"JobService\x12V\n" +
 	"\tCreateJob\x12#.nightshift.job.v1.CreateJobRequest\x1a$.nightshift.job.v1.CreateJobResponse\x12M\n" +
@@ -1013,7 +1251,8 @@ const file_nightshift_job_v1_job_service_proto_rawDesc = "" +
 	"\tDeleteJob\x12#.nightshift.job.v1.DeleteJobRequest\x1a$.nightshift.job.v1.DeleteJobResponse\x12S\n" +
 	"\bPauseJob\x12\".nightshift.job.v1.PauseJobRequest\x1a#.nightshift.job.v1.PauseJobResponse\x12V\n" +
 	"\tResumeJob\x12#.nightshift.job.v1.ResumeJobRequest\x1a$.nightshift.job.v1.ResumeJobResponse\x12M\n" +
-	"\x06RunJob\x12 .nightshift.job.v1.RunJobRequest\x1a!.nightshift.job.v1.RunJobResponse\x12b\n" +
+	"\x06RunJob\x12 .nightshift.job.v1.RunJobRequest\x1a!.nightshift.job.v1.RunJobResponse\x12\\\n" +
+	"\vBackfillJob\x12%.nightshift.job.v1.BackfillJobRequest\x1a&.nightshift.job.v1.BackfillJobResponse\x12b\n" +
 	"\rListNextFires\x12'.nightshift.job.v1.ListNextFiresRequest\x1a(.nightshift.job.v1.ListNextFiresResponseB\xba\x01\n" +
 	"\x15com.nightshift.job.v1B\x0fJobServiceProtoP\x01Z*nightshift.dev/gen/nightshift/job/v1;jobv1\xa2\x02\x03NJX\xaa\x02\x11Nightshift.Job.V1\xca\x02\x11Nightshift\\Job\\V1\xe2\x02\x1dNightshift\\Job\\V1\\GPBMetadata\xea\x02\x13Nightshift::Job::V1b\x06proto3"
 
@@ -1029,7 +1268,7 @@ func file_nightshift_job_v1_job_service_proto_rawDescGZIP() []byte {
 	return file_nightshift_job_v1_job_service_proto_rawDescData
 }
 
-var file_nightshift_job_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_nightshift_job_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_nightshift_job_v1_job_service_proto_goTypes = []any{
 	(*CreateJobRequest)(nil),      // 0: nightshift.job.v1.CreateJobRequest
 	(*CreateJobResponse)(nil),     // 1: nightshift.job.v1.CreateJobResponse
@@ -1047,49 +1286,64 @@ var file_nightshift_job_v1_job_service_proto_goTypes = []any{
 	(*ResumeJobResponse)(nil),     // 13: nightshift.job.v1.ResumeJobResponse
 	(*RunJobRequest)(nil),         // 14: nightshift.job.v1.RunJobRequest
 	(*RunJobResponse)(nil),        // 15: nightshift.job.v1.RunJobResponse
-	(*ListNextFiresRequest)(nil),  // 16: nightshift.job.v1.ListNextFiresRequest
-	(*ListNextFiresResponse)(nil), // 17: nightshift.job.v1.ListNextFiresResponse
-	nil,                           // 18: nightshift.job.v1.RunJobRequest.ParametersEntry
-	(*Job)(nil),                   // 19: nightshift.job.v1.Job
-	(*fieldmaskpb.FieldMask)(nil), // 20: google.protobuf.FieldMask
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*BackfillJobRequest)(nil),    // 16: nightshift.job.v1.BackfillJobRequest
+	(*BackfillJobResponse)(nil),   // 17: nightshift.job.v1.BackfillJobResponse
+	(*ListNextFiresRequest)(nil),  // 18: nightshift.job.v1.ListNextFiresRequest
+	(*ListNextFiresResponse)(nil), // 19: nightshift.job.v1.ListNextFiresResponse
+	nil,                           // 20: nightshift.job.v1.ListJobsRequest.LabelsEntry
+	nil,                           // 21: nightshift.job.v1.RunJobRequest.ParametersEntry
+	nil,                           // 22: nightshift.job.v1.BackfillJobRequest.ParametersEntry
+	(*Job)(nil),                   // 23: nightshift.job.v1.Job
+	(*fieldmaskpb.FieldMask)(nil), // 24: google.protobuf.FieldMask
+	(OverlapPolicy)(0),            // 25: nightshift.job.v1.OverlapPolicy
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
 }
 var file_nightshift_job_v1_job_service_proto_depIdxs = []int32{
-	19, // 0: nightshift.job.v1.CreateJobRequest.job:type_name -> nightshift.job.v1.Job
-	19, // 1: nightshift.job.v1.CreateJobResponse.job:type_name -> nightshift.job.v1.Job
-	19, // 2: nightshift.job.v1.GetJobResponse.job:type_name -> nightshift.job.v1.Job
-	19, // 3: nightshift.job.v1.ListJobsResponse.jobs:type_name -> nightshift.job.v1.Job
-	19, // 4: nightshift.job.v1.UpdateJobRequest.job:type_name -> nightshift.job.v1.Job
-	20, // 5: nightshift.job.v1.UpdateJobRequest.update_mask:type_name -> google.protobuf.FieldMask
-	19, // 6: nightshift.job.v1.UpdateJobResponse.job:type_name -> nightshift.job.v1.Job
-	19, // 7: nightshift.job.v1.PauseJobResponse.job:type_name -> nightshift.job.v1.Job
-	19, // 8: nightshift.job.v1.ResumeJobResponse.job:type_name -> nightshift.job.v1.Job
-	18, // 9: nightshift.job.v1.RunJobRequest.parameters:type_name -> nightshift.job.v1.RunJobRequest.ParametersEntry
-	21, // 10: nightshift.job.v1.ListNextFiresRequest.after_time:type_name -> google.protobuf.Timestamp
-	21, // 11: nightshift.job.v1.ListNextFiresResponse.fire_times:type_name -> google.protobuf.Timestamp
-	0,  // 12: nightshift.job.v1.JobService.CreateJob:input_type -> nightshift.job.v1.CreateJobRequest
-	2,  // 13: nightshift.job.v1.JobService.GetJob:input_type -> nightshift.job.v1.GetJobRequest
-	4,  // 14: nightshift.job.v1.JobService.ListJobs:input_type -> nightshift.job.v1.ListJobsRequest
-	6,  // 15: nightshift.job.v1.JobService.UpdateJob:input_type -> nightshift.job.v1.UpdateJobRequest
-	8,  // 16: nightshift.job.v1.JobService.DeleteJob:input_type -> nightshift.job.v1.DeleteJobRequest
-	10, // 17: nightshift.job.v1.JobService.PauseJob:input_type -> nightshift.job.v1.PauseJobRequest
-	12, // 18: nightshift.job.v1.JobService.ResumeJob:input_type -> nightshift.job.v1.ResumeJobRequest
-	14, // 19: nightshift.job.v1.JobService.RunJob:input_type -> nightshift.job.v1.RunJobRequest
-	16, // 20: nightshift.job.v1.JobService.ListNextFires:input_type -> nightshift.job.v1.ListNextFiresRequest
-	1,  // 21: nightshift.job.v1.JobService.CreateJob:output_type -> nightshift.job.v1.CreateJobResponse
-	3,  // 22: nightshift.job.v1.JobService.GetJob:output_type -> nightshift.job.v1.GetJobResponse
-	5,  // 23: nightshift.job.v1.JobService.ListJobs:output_type -> nightshift.job.v1.ListJobsResponse
-	7,  // 24: nightshift.job.v1.JobService.UpdateJob:output_type -> nightshift.job.v1.UpdateJobResponse
-	9,  // 25: nightshift.job.v1.JobService.DeleteJob:output_type -> nightshift.job.v1.DeleteJobResponse
-	11, // 26: nightshift.job.v1.JobService.PauseJob:output_type -> nightshift.job.v1.PauseJobResponse
-	13, // 27: nightshift.job.v1.JobService.ResumeJob:output_type -> nightshift.job.v1.ResumeJobResponse
-	15, // 28: nightshift.job.v1.JobService.RunJob:output_type -> nightshift.job.v1.RunJobResponse
-	17, // 29: nightshift.job.v1.JobService.ListNextFires:output_type -> nightshift.job.v1.ListNextFiresResponse
-	21, // [21:30] is the sub-list for method output_type
-	12, // [12:21] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	23, // 0: nightshift.job.v1.CreateJobRequest.job:type_name -> nightshift.job.v1.Job
+	23, // 1: nightshift.job.v1.CreateJobResponse.job:type_name -> nightshift.job.v1.Job
+	23, // 2: nightshift.job.v1.GetJobResponse.job:type_name -> nightshift.job.v1.Job
+	20, // 3: nightshift.job.v1.ListJobsRequest.labels:type_name -> nightshift.job.v1.ListJobsRequest.LabelsEntry
+	23, // 4: nightshift.job.v1.ListJobsResponse.jobs:type_name -> nightshift.job.v1.Job
+	23, // 5: nightshift.job.v1.UpdateJobRequest.job:type_name -> nightshift.job.v1.Job
+	24, // 6: nightshift.job.v1.UpdateJobRequest.update_mask:type_name -> google.protobuf.FieldMask
+	23, // 7: nightshift.job.v1.UpdateJobResponse.job:type_name -> nightshift.job.v1.Job
+	23, // 8: nightshift.job.v1.PauseJobResponse.job:type_name -> nightshift.job.v1.Job
+	23, // 9: nightshift.job.v1.ResumeJobResponse.job:type_name -> nightshift.job.v1.Job
+	21, // 10: nightshift.job.v1.RunJobRequest.parameters:type_name -> nightshift.job.v1.RunJobRequest.ParametersEntry
+	25, // 11: nightshift.job.v1.RunJobRequest.overlap_policy:type_name -> nightshift.job.v1.OverlapPolicy
+	26, // 12: nightshift.job.v1.BackfillJobRequest.start_time:type_name -> google.protobuf.Timestamp
+	26, // 13: nightshift.job.v1.BackfillJobRequest.end_time:type_name -> google.protobuf.Timestamp
+	25, // 14: nightshift.job.v1.BackfillJobRequest.overlap_policy:type_name -> nightshift.job.v1.OverlapPolicy
+	22, // 15: nightshift.job.v1.BackfillJobRequest.parameters:type_name -> nightshift.job.v1.BackfillJobRequest.ParametersEntry
+	26, // 16: nightshift.job.v1.ListNextFiresRequest.after_time:type_name -> google.protobuf.Timestamp
+	26, // 17: nightshift.job.v1.ListNextFiresResponse.fire_times:type_name -> google.protobuf.Timestamp
+	27, // 18: nightshift.job.v1.ListNextFiresResponse.jitter:type_name -> google.protobuf.Duration
+	0,  // 19: nightshift.job.v1.JobService.CreateJob:input_type -> nightshift.job.v1.CreateJobRequest
+	2,  // 20: nightshift.job.v1.JobService.GetJob:input_type -> nightshift.job.v1.GetJobRequest
+	4,  // 21: nightshift.job.v1.JobService.ListJobs:input_type -> nightshift.job.v1.ListJobsRequest
+	6,  // 22: nightshift.job.v1.JobService.UpdateJob:input_type -> nightshift.job.v1.UpdateJobRequest
+	8,  // 23: nightshift.job.v1.JobService.DeleteJob:input_type -> nightshift.job.v1.DeleteJobRequest
+	10, // 24: nightshift.job.v1.JobService.PauseJob:input_type -> nightshift.job.v1.PauseJobRequest
+	12, // 25: nightshift.job.v1.JobService.ResumeJob:input_type -> nightshift.job.v1.ResumeJobRequest
+	14, // 26: nightshift.job.v1.JobService.RunJob:input_type -> nightshift.job.v1.RunJobRequest
+	16, // 27: nightshift.job.v1.JobService.BackfillJob:input_type -> nightshift.job.v1.BackfillJobRequest
+	18, // 28: nightshift.job.v1.JobService.ListNextFires:input_type -> nightshift.job.v1.ListNextFiresRequest
+	1,  // 29: nightshift.job.v1.JobService.CreateJob:output_type -> nightshift.job.v1.CreateJobResponse
+	3,  // 30: nightshift.job.v1.JobService.GetJob:output_type -> nightshift.job.v1.GetJobResponse
+	5,  // 31: nightshift.job.v1.JobService.ListJobs:output_type -> nightshift.job.v1.ListJobsResponse
+	7,  // 32: nightshift.job.v1.JobService.UpdateJob:output_type -> nightshift.job.v1.UpdateJobResponse
+	9,  // 33: nightshift.job.v1.JobService.DeleteJob:output_type -> nightshift.job.v1.DeleteJobResponse
+	11, // 34: nightshift.job.v1.JobService.PauseJob:output_type -> nightshift.job.v1.PauseJobResponse
+	13, // 35: nightshift.job.v1.JobService.ResumeJob:output_type -> nightshift.job.v1.ResumeJobResponse
+	15, // 36: nightshift.job.v1.JobService.RunJob:output_type -> nightshift.job.v1.RunJobResponse
+	17, // 37: nightshift.job.v1.JobService.BackfillJob:output_type -> nightshift.job.v1.BackfillJobResponse
+	19, // 38: nightshift.job.v1.JobService.ListNextFires:output_type -> nightshift.job.v1.ListNextFiresResponse
+	29, // [29:39] is the sub-list for method output_type
+	19, // [19:29] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_job_v1_job_service_proto_init() }
@@ -1104,7 +1358,7 @@ func file_nightshift_job_v1_job_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nightshift_job_v1_job_service_proto_rawDesc), len(file_nightshift_job_v1_job_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	JobService_PauseJob_FullMethodName      = "/nightshift.job.v1.JobService/PauseJob"
 	JobService_ResumeJob_FullMethodName     = "/nightshift.job.v1.JobService/ResumeJob"
 	JobService_RunJob_FullMethodName        = "/nightshift.job.v1.JobService/RunJob"
+	JobService_BackfillJob_FullMethodName   = "/nightshift.job.v1.JobService/BackfillJob"
 	JobService_ListNextFires_FullMethodName = "/nightshift.job.v1.JobService/ListNextFires"
 )
 
@@ -53,6 +54,9 @@ type JobServiceClient interface {
 	ResumeJob(ctx context.Context, in *ResumeJobRequest, opts ...grpc.CallOption) (*ResumeJobResponse, error)
 	// RunJob asks for a run now, beside the schedule, also of a paused job.
 	RunJob(ctx context.Context, in *RunJobRequest, opts ...grpc.CallOption) (*RunJobResponse, error)
+	// BackfillJob asks for a run for each planned time of a range, in their order. Asking again for the same range and
+	// request id adds nothing. INVALID_ARGUMENT when the range holds no planned time, or more than 1000.
+	BackfillJob(ctx context.Context, in *BackfillJobRequest, opts ...grpc.CallOption) (*BackfillJobResponse, error)
 	// ListNextFires previews the next planned times of a job, or of a schedule that is not saved.
 	ListNextFires(ctx context.Context, in *ListNextFiresRequest, opts ...grpc.CallOption) (*ListNextFiresResponse, error)
 }
@@ -145,6 +149,16 @@ func (c *jobServiceClient) RunJob(ctx context.Context, in *RunJobRequest, opts .
 	return out, nil
 }
 
+func (c *jobServiceClient) BackfillJob(ctx context.Context, in *BackfillJobRequest, opts ...grpc.CallOption) (*BackfillJobResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BackfillJobResponse)
+	err := c.cc.Invoke(ctx, JobService_BackfillJob_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *jobServiceClient) ListNextFires(ctx context.Context, in *ListNextFiresRequest, opts ...grpc.CallOption) (*ListNextFiresResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListNextFiresResponse)
@@ -178,6 +192,9 @@ type JobServiceServer interface {
 	ResumeJob(context.Context, *ResumeJobRequest) (*ResumeJobResponse, error)
 	// RunJob asks for a run now, beside the schedule, also of a paused job.
 	RunJob(context.Context, *RunJobRequest) (*RunJobResponse, error)
+	// BackfillJob asks for a run for each planned time of a range, in their order. Asking again for the same range and
+	// request id adds nothing. INVALID_ARGUMENT when the range holds no planned time, or more than 1000.
+	BackfillJob(context.Context, *BackfillJobRequest) (*BackfillJobResponse, error)
 	// ListNextFires previews the next planned times of a job, or of a schedule that is not saved.
 	ListNextFires(context.Context, *ListNextFiresRequest) (*ListNextFiresResponse, error)
 	mustEmbedUnimplementedJobServiceServer()
@@ -213,6 +230,9 @@ func (UnimplementedJobServiceServer) ResumeJob(context.Context, *ResumeJobReques
 }
 func (UnimplementedJobServiceServer) RunJob(context.Context, *RunJobRequest) (*RunJobResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RunJob not implemented")
+}
+func (UnimplementedJobServiceServer) BackfillJob(context.Context, *BackfillJobRequest) (*BackfillJobResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BackfillJob not implemented")
 }
 func (UnimplementedJobServiceServer) ListNextFires(context.Context, *ListNextFiresRequest) (*ListNextFiresResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNextFires not implemented")
@@ -382,6 +402,24 @@ func _JobService_RunJob_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _JobService_BackfillJob_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BackfillJobRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).BackfillJob(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_BackfillJob_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).BackfillJob(ctx, req.(*BackfillJobRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _JobService_ListNextFires_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListNextFiresRequest)
 	if err := dec(in); err != nil {
@@ -438,6 +476,10 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RunJob",
 			Handler:    _JobService_RunJob_Handler,
+		},
+		{
+			MethodName: "BackfillJob",
+			Handler:    _JobService_BackfillJob_Handler,
 		},
 		{
 			MethodName: "ListNextFires",

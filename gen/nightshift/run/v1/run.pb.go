@@ -38,8 +38,14 @@ const (
 	RunState_RUN_STATE_SUCCEEDED RunState = 2
 	// Some scopes could not be seen in full; what was seen counts.
 	RunState_RUN_STATE_PARTIAL RunState = 3
-	// No scope could be seen, or there was none.
+	// No scope could be seen, or there was none, or the run took too long.
 	RunState_RUN_STATE_FAILED RunState = 4
+	// Waits for another run of its job.
+	RunState_RUN_STATE_QUEUED RunState = 5
+	// Somebody, or the job's overlap policy, ended it.
+	RunState_RUN_STATE_CANCELLED RunState = 6
+	// Another run of its job was at work.
+	RunState_RUN_STATE_SKIPPED RunState = 7
 )
 
 // Enum value maps for RunState.
@@ -50,6 +56,9 @@ var (
 		2: "RUN_STATE_SUCCEEDED",
 		3: "RUN_STATE_PARTIAL",
 		4: "RUN_STATE_FAILED",
+		5: "RUN_STATE_QUEUED",
+		6: "RUN_STATE_CANCELLED",
+		7: "RUN_STATE_SKIPPED",
 	}
 	RunState_value = map[string]int32{
 		"RUN_STATE_UNSPECIFIED": 0,
@@ -57,6 +66,9 @@ var (
 		"RUN_STATE_SUCCEEDED":   2,
 		"RUN_STATE_PARTIAL":     3,
 		"RUN_STATE_FAILED":      4,
+		"RUN_STATE_QUEUED":      5,
+		"RUN_STATE_CANCELLED":   6,
+		"RUN_STATE_SKIPPED":     7,
 	}
 )
 
@@ -103,6 +115,8 @@ const (
 	ScopeState_SCOPE_STATE_PARTIAL ScopeState = 4
 	// Nothing was seen.
 	ScopeState_SCOPE_STATE_FAILED ScopeState = 5
+	// Its run was cancelled before it ended.
+	ScopeState_SCOPE_STATE_CANCELLED ScopeState = 6
 )
 
 // Enum value maps for ScopeState.
@@ -114,6 +128,7 @@ var (
 		3: "SCOPE_STATE_SUCCEEDED",
 		4: "SCOPE_STATE_PARTIAL",
 		5: "SCOPE_STATE_FAILED",
+		6: "SCOPE_STATE_CANCELLED",
 	}
 	ScopeState_value = map[string]int32{
 		"SCOPE_STATE_UNSPECIFIED": 0,
@@ -122,6 +137,7 @@ var (
 		"SCOPE_STATE_SUCCEEDED":   3,
 		"SCOPE_STATE_PARTIAL":     4,
 		"SCOPE_STATE_FAILED":      5,
+		"SCOPE_STATE_CANCELLED":   6,
 	}
 )
 
@@ -155,7 +171,7 @@ func (ScopeState) EnumDescriptor() ([]byte, []int) {
 // Run is one doing of a job.
 type Run struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// <job>/<planned time> or <job>/manual-<id>.
+	// <job>/<planned time>, <job>/manual-<id>, <job>/backfill-<planned time> or <job>/retry-<id>.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Job name.
 	Job string `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`
@@ -165,24 +181,30 @@ type Run struct {
 	State RunState `protobuf:"varint,4,opt,name=state,proto3,enum=nightshift.run.v1.RunState" json:"state,omitempty"`
 	// What caused it.
 	Cause v1.Cause `protobuf:"varint,5,opt,name=cause,proto3,enum=nightshift.job.v1.Cause" json:"cause,omitempty"`
-	// Who asked, for a manual run.
+	// Who asked; empty for a schedule.
 	RequestedBy string `protobuf:"bytes,6,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
 	// The time it was planned for.
 	PlannedTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=planned_time,json=plannedTime,proto3" json:"planned_time,omitempty"`
-	// When a worker took it.
+	// When a worker took it; of one that is QUEUED, when it was queued, and of one that was SKIPPED, when it was.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// When it ended; unset while it runs.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// Parameters in force.
 	Parameters map[string]string `protobuf:"bytes,10,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Why it failed or is partial.
+	// Why it failed, is partial, was cancelled or skipped, or what it waits for.
 	Error string `protobuf:"bytes,11,opt,name=error,proto3" json:"error,omitempty"`
 	// Its scopes by state.
 	Scopes *ScopeCounts `protobuf:"bytes,12,opt,name=scopes,proto3" json:"scopes,omitempty"`
 	// Sums over its scopes.
 	Progress *v11.Progress `protobuf:"bytes,13,opt,name=progress,proto3" json:"progress,omitempty"`
 	// What became of findings.
-	Findings      *FindingCounts `protobuf:"bytes,14,opt,name=findings,proto3" json:"findings,omitempty"`
+	Findings *FindingCounts `protobuf:"bytes,14,opt,name=findings,proto3" json:"findings,omitempty"`
+	// Run whose failed scopes it does again; empty when none.
+	RetryOf string `protobuf:"bytes,15,opt,name=retry_of,json=retryOf,proto3" json:"retry_of,omitempty"`
+	// Who or what cancelled it; empty when nobody did.
+	CancelledBy string `protobuf:"bytes,16,opt,name=cancelled_by,json=cancelledBy,proto3" json:"cancelled_by,omitempty"`
+	// When the newest sign of life of its workers came; unset before the first.
+	HeartbeatTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=heartbeat_time,json=heartbeatTime,proto3" json:"heartbeat_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -315,6 +337,27 @@ func (x *Run) GetFindings() *FindingCounts {
 	return nil
 }
 
+func (x *Run) GetRetryOf() string {
+	if x != nil {
+		return x.RetryOf
+	}
+	return ""
+}
+
+func (x *Run) GetCancelledBy() string {
+	if x != nil {
+		return x.CancelledBy
+	}
+	return ""
+}
+
+func (x *Run) GetHeartbeatTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.HeartbeatTime
+	}
+	return nil
+}
+
 // ScopeCounts counts the scopes of a run.
 type ScopeCounts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -329,7 +372,9 @@ type ScopeCounts struct {
 	// Seen in part.
 	Partial int32 `protobuf:"varint,5,opt,name=partial,proto3" json:"partial,omitempty"`
 	// Not seen.
-	Failed        int32 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
+	Failed int32 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
+	// Not done, because the run was cancelled.
+	Cancelled     int32 `protobuf:"varint,7,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -402,6 +447,13 @@ func (x *ScopeCounts) GetPartial() int32 {
 func (x *ScopeCounts) GetFailed() int32 {
 	if x != nil {
 		return x.Failed
+	}
+	return 0
+}
+
+func (x *ScopeCounts) GetCancelled() int32 {
+	if x != nil {
+		return x.Cancelled
 	}
 	return 0
 }
@@ -521,7 +573,13 @@ type RunScope struct {
 	// One row per rule, once it ended.
 	Tallies []*v11.Tally `protobuf:"bytes,10,rep,name=tallies,proto3" json:"tallies,omitempty"`
 	// What it did to findings.
-	Findings      *FindingCounts `protobuf:"bytes,11,opt,name=findings,proto3" json:"findings,omitempty"`
+	Findings *FindingCounts `protobuf:"bytes,11,opt,name=findings,proto3" json:"findings,omitempty"`
+	// Attempts that ended with an error and are tried again, or were; error tells the last one.
+	Failures int32 `protobuf:"varint,12,opt,name=failures,proto3" json:"failures,omitempty"`
+	// When its worker last gave a sign of life; unset before the first.
+	HeartbeatTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=heartbeat_time,json=heartbeatTime,proto3" json:"heartbeat_time,omitempty"`
+	// While it waits to be tried again: when that is.
+	RetryTime     *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=retry_time,json=retryTime,proto3" json:"retry_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -633,11 +691,32 @@ func (x *RunScope) GetFindings() *FindingCounts {
 	return nil
 }
 
+func (x *RunScope) GetFailures() int32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *RunScope) GetHeartbeatTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.HeartbeatTime
+	}
+	return nil
+}
+
+func (x *RunScope) GetRetryTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetryTime
+	}
+	return nil
+}
+
 var File_nightshift_run_v1_run_proto protoreflect.FileDescriptor
 
 const file_nightshift_run_v1_run_proto_rawDesc = "" +
 	"\n" +
-	"\x1bnightshift/run/v1/run.proto\x12\x11nightshift.run.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnightshift/job/v1/job.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\xbf\x05\n" +
+	"\x1bnightshift/run/v1/run.proto\x12\x11nightshift.run.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnightshift/job/v1/job.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\xc0\x06\n" +
 	"\x03Run\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12\x12\n" +
@@ -656,24 +735,28 @@ const file_nightshift_run_v1_run_proto_rawDesc = "" +
 	"\x05error\x18\v \x01(\tR\x05error\x126\n" +
 	"\x06scopes\x18\f \x01(\v2\x1e.nightshift.run.v1.ScopeCountsR\x06scopes\x128\n" +
 	"\bprogress\x18\r \x01(\v2\x1c.nightshift.scan.v1.ProgressR\bprogress\x12<\n" +
-	"\bfindings\x18\x0e \x01(\v2 .nightshift.run.v1.FindingCountsR\bfindings\x1a=\n" +
+	"\bfindings\x18\x0e \x01(\v2 .nightshift.run.v1.FindingCountsR\bfindings\x12\x19\n" +
+	"\bretry_of\x18\x0f \x01(\tR\aretryOf\x12!\n" +
+	"\fcancelled_by\x18\x10 \x01(\tR\vcancelledBy\x12A\n" +
+	"\x0eheartbeat_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\rheartbeatTime\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa7\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc5\x01\n" +
 	"\vScopeCounts\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\x05R\x05total\x12\x18\n" +
 	"\apending\x18\x02 \x01(\x05R\apending\x12\x18\n" +
 	"\arunning\x18\x03 \x01(\x05R\arunning\x12\x1c\n" +
 	"\tsucceeded\x18\x04 \x01(\x05R\tsucceeded\x12\x18\n" +
 	"\apartial\x18\x05 \x01(\x05R\apartial\x12\x16\n" +
-	"\x06failed\x18\x06 \x01(\x05R\x06failed\"\xb3\x01\n" +
+	"\x06failed\x18\x06 \x01(\x05R\x06failed\x12\x1c\n" +
+	"\tcancelled\x18\a \x01(\x05R\tcancelled\"\xb3\x01\n" +
 	"\rFindingCounts\x12\x16\n" +
 	"\x06opened\x18\x01 \x01(\x03R\x06opened\x12\x18\n" +
 	"\achanged\x18\x02 \x01(\x03R\achanged\x12\x1a\n" +
 	"\bresolved\x18\x03 \x01(\x03R\bresolved\x12\x1a\n" +
 	"\breopened\x18\x04 \x01(\x03R\breopened\x12\x1c\n" +
 	"\tunchanged\x18\x05 \x01(\x03R\tunchanged\x12\x1a\n" +
-	"\bexempted\x18\x06 \x01(\x03R\bexempted\"\x92\x04\n" +
+	"\bexempted\x18\x06 \x01(\x03R\bexempted\"\xac\x05\n" +
 	"\bRunScope\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12/\n" +
 	"\x05scope\x18\x02 \x01(\v2\x19.nightshift.scan.v1.ScopeR\x05scope\x123\n" +
@@ -687,13 +770,20 @@ const file_nightshift_run_v1_run_proto_rawDesc = "" +
 	"\bcoverage\x18\t \x03(\v2\x1c.nightshift.scan.v1.CoverageR\bcoverage\x123\n" +
 	"\atallies\x18\n" +
 	" \x03(\v2\x19.nightshift.scan.v1.TallyR\atallies\x12<\n" +
-	"\bfindings\x18\v \x01(\v2 .nightshift.run.v1.FindingCountsR\bfindings*\x82\x01\n" +
+	"\bfindings\x18\v \x01(\v2 .nightshift.run.v1.FindingCountsR\bfindings\x12\x1a\n" +
+	"\bfailures\x18\f \x01(\x05R\bfailures\x12A\n" +
+	"\x0eheartbeat_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\rheartbeatTime\x129\n" +
+	"\n" +
+	"retry_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tretryTime*\xc8\x01\n" +
 	"\bRunState\x12\x19\n" +
 	"\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11RUN_STATE_RUNNING\x10\x01\x12\x17\n" +
 	"\x13RUN_STATE_SUCCEEDED\x10\x02\x12\x15\n" +
 	"\x11RUN_STATE_PARTIAL\x10\x03\x12\x14\n" +
-	"\x10RUN_STATE_FAILED\x10\x04*\xa7\x01\n" +
+	"\x10RUN_STATE_FAILED\x10\x04\x12\x14\n" +
+	"\x10RUN_STATE_QUEUED\x10\x05\x12\x17\n" +
+	"\x13RUN_STATE_CANCELLED\x10\x06\x12\x15\n" +
+	"\x11RUN_STATE_SKIPPED\x10\a*\xc2\x01\n" +
 	"\n" +
 	"ScopeState\x12\x1b\n" +
 	"\x17SCOPE_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -701,7 +791,8 @@ const file_nightshift_run_v1_run_proto_rawDesc = "" +
 	"\x13SCOPE_STATE_RUNNING\x10\x02\x12\x19\n" +
 	"\x15SCOPE_STATE_SUCCEEDED\x10\x03\x12\x17\n" +
 	"\x13SCOPE_STATE_PARTIAL\x10\x04\x12\x16\n" +
-	"\x12SCOPE_STATE_FAILED\x10\x05B\xb3\x01\n" +
+	"\x12SCOPE_STATE_FAILED\x10\x05\x12\x19\n" +
+	"\x15SCOPE_STATE_CANCELLED\x10\x06B\xb3\x01\n" +
 	"\x15com.nightshift.run.v1B\bRunProtoP\x01Z*nightshift.dev/gen/nightshift/run/v1;runv1\xa2\x02\x03NRX\xaa\x02\x11Nightshift.Run.V1\xca\x02\x11Nightshift\\Run\\V1\xe2\x02\x1dNightshift\\Run\\V1\\GPBMetadata\xea\x02\x13Nightshift::Run::V1b\x06proto3"
 
 var (
@@ -743,19 +834,22 @@ var file_nightshift_run_v1_run_proto_depIdxs = []int32{
 	3,  // 6: nightshift.run.v1.Run.scopes:type_name -> nightshift.run.v1.ScopeCounts
 	9,  // 7: nightshift.run.v1.Run.progress:type_name -> nightshift.scan.v1.Progress
 	4,  // 8: nightshift.run.v1.Run.findings:type_name -> nightshift.run.v1.FindingCounts
-	10, // 9: nightshift.run.v1.RunScope.scope:type_name -> nightshift.scan.v1.Scope
-	1,  // 10: nightshift.run.v1.RunScope.state:type_name -> nightshift.run.v1.ScopeState
-	8,  // 11: nightshift.run.v1.RunScope.start_time:type_name -> google.protobuf.Timestamp
-	8,  // 12: nightshift.run.v1.RunScope.end_time:type_name -> google.protobuf.Timestamp
-	9,  // 13: nightshift.run.v1.RunScope.progress:type_name -> nightshift.scan.v1.Progress
-	11, // 14: nightshift.run.v1.RunScope.coverage:type_name -> nightshift.scan.v1.Coverage
-	12, // 15: nightshift.run.v1.RunScope.tallies:type_name -> nightshift.scan.v1.Tally
-	4,  // 16: nightshift.run.v1.RunScope.findings:type_name -> nightshift.run.v1.FindingCounts
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	8,  // 9: nightshift.run.v1.Run.heartbeat_time:type_name -> google.protobuf.Timestamp
+	10, // 10: nightshift.run.v1.RunScope.scope:type_name -> nightshift.scan.v1.Scope
+	1,  // 11: nightshift.run.v1.RunScope.state:type_name -> nightshift.run.v1.ScopeState
+	8,  // 12: nightshift.run.v1.RunScope.start_time:type_name -> google.protobuf.Timestamp
+	8,  // 13: nightshift.run.v1.RunScope.end_time:type_name -> google.protobuf.Timestamp
+	9,  // 14: nightshift.run.v1.RunScope.progress:type_name -> nightshift.scan.v1.Progress
+	11, // 15: nightshift.run.v1.RunScope.coverage:type_name -> nightshift.scan.v1.Coverage
+	12, // 16: nightshift.run.v1.RunScope.tallies:type_name -> nightshift.scan.v1.Tally
+	4,  // 17: nightshift.run.v1.RunScope.findings:type_name -> nightshift.run.v1.FindingCounts
+	8,  // 18: nightshift.run.v1.RunScope.heartbeat_time:type_name -> google.protobuf.Timestamp
+	8,  // 19: nightshift.run.v1.RunScope.retry_time:type_name -> google.protobuf.Timestamp
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_run_v1_run_proto_init() }

@@ -9,6 +9,7 @@ package runv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	v1 "nightshift.dev/gen/nightshift/job/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -115,16 +116,135 @@ func (x *RunFinished) GetRun() *Run {
 	return nil
 }
 
+// RunReleased asks the service that handles the kind to take up a run that waited: its turn in the queue has come, it is
+// a retry, or its worker was lost before it had planned it.
+// Subject: nightshift.run.v1.RunReleased.<kind>.<job>
+type RunReleased struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The trigger of the run.
+	Trigger *v1.Trigger `protobuf:"bytes,1,opt,name=trigger,proto3" json:"trigger,omitempty"`
+	// Counts from 1 how often the run was released.
+	Release       int32 `protobuf:"varint,2,opt,name=release,proto3" json:"release,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunReleased) Reset() {
+	*x = RunReleased{}
+	mi := &file_nightshift_run_v1_run_event_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunReleased) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunReleased) ProtoMessage() {}
+
+func (x *RunReleased) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_run_v1_run_event_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunReleased.ProtoReflect.Descriptor instead.
+func (*RunReleased) Descriptor() ([]byte, []int) {
+	return file_nightshift_run_v1_run_event_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RunReleased) GetTrigger() *v1.Trigger {
+	if x != nil {
+		return x.Trigger
+	}
+	return nil
+}
+
+func (x *RunReleased) GetRelease() int32 {
+	if x != nil {
+		return x.Release
+	}
+	return 0
+}
+
+// RunAlertRaised says that a run ended in a way that its job wants somebody to hear of.
+// Subject: nightshift.run.v1.RunAlertRaised.<kind>.<state>.<job>
+type RunAlertRaised struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The run with its final figures.
+	Run *Run `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	// How many runs of the job in a row have ended so, this one included; counted up to 100.
+	Consecutive   int32 `protobuf:"varint,2,opt,name=consecutive,proto3" json:"consecutive,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunAlertRaised) Reset() {
+	*x = RunAlertRaised{}
+	mi := &file_nightshift_run_v1_run_event_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunAlertRaised) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunAlertRaised) ProtoMessage() {}
+
+func (x *RunAlertRaised) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_run_v1_run_event_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunAlertRaised.ProtoReflect.Descriptor instead.
+func (*RunAlertRaised) Descriptor() ([]byte, []int) {
+	return file_nightshift_run_v1_run_event_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RunAlertRaised) GetRun() *Run {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+func (x *RunAlertRaised) GetConsecutive() int32 {
+	if x != nil {
+		return x.Consecutive
+	}
+	return 0
+}
+
 var File_nightshift_run_v1_run_event_proto protoreflect.FileDescriptor
 
 const file_nightshift_run_v1_run_event_proto_rawDesc = "" +
 	"\n" +
-	"!nightshift/run/v1/run_event.proto\x12\x11nightshift.run.v1\x1a\x1bnightshift/run/v1/run.proto\"6\n" +
+	"!nightshift/run/v1/run_event.proto\x12\x11nightshift.run.v1\x1a\x1bnightshift/job/v1/job.proto\x1a\x1bnightshift/run/v1/run.proto\"6\n" +
 	"\n" +
 	"RunStarted\x12(\n" +
 	"\x03run\x18\x01 \x01(\v2\x16.nightshift.run.v1.RunR\x03run\"7\n" +
 	"\vRunFinished\x12(\n" +
-	"\x03run\x18\x01 \x01(\v2\x16.nightshift.run.v1.RunR\x03runB\xb8\x01\n" +
+	"\x03run\x18\x01 \x01(\v2\x16.nightshift.run.v1.RunR\x03run\"]\n" +
+	"\vRunReleased\x124\n" +
+	"\atrigger\x18\x01 \x01(\v2\x1a.nightshift.job.v1.TriggerR\atrigger\x12\x18\n" +
+	"\arelease\x18\x02 \x01(\x05R\arelease\"\\\n" +
+	"\x0eRunAlertRaised\x12(\n" +
+	"\x03run\x18\x01 \x01(\v2\x16.nightshift.run.v1.RunR\x03run\x12 \n" +
+	"\vconsecutive\x18\x02 \x01(\x05R\vconsecutiveB\xb8\x01\n" +
 	"\x15com.nightshift.run.v1B\rRunEventProtoP\x01Z*nightshift.dev/gen/nightshift/run/v1;runv1\xa2\x02\x03NRX\xaa\x02\x11Nightshift.Run.V1\xca\x02\x11Nightshift\\Run\\V1\xe2\x02\x1dNightshift\\Run\\V1\\GPBMetadata\xea\x02\x13Nightshift::Run::V1b\x06proto3"
 
 var (
@@ -139,20 +259,25 @@ func file_nightshift_run_v1_run_event_proto_rawDescGZIP() []byte {
 	return file_nightshift_run_v1_run_event_proto_rawDescData
 }
 
-var file_nightshift_run_v1_run_event_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_nightshift_run_v1_run_event_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_nightshift_run_v1_run_event_proto_goTypes = []any{
-	(*RunStarted)(nil),  // 0: nightshift.run.v1.RunStarted
-	(*RunFinished)(nil), // 1: nightshift.run.v1.RunFinished
-	(*Run)(nil),         // 2: nightshift.run.v1.Run
+	(*RunStarted)(nil),     // 0: nightshift.run.v1.RunStarted
+	(*RunFinished)(nil),    // 1: nightshift.run.v1.RunFinished
+	(*RunReleased)(nil),    // 2: nightshift.run.v1.RunReleased
+	(*RunAlertRaised)(nil), // 3: nightshift.run.v1.RunAlertRaised
+	(*Run)(nil),            // 4: nightshift.run.v1.Run
+	(*v1.Trigger)(nil),     // 5: nightshift.job.v1.Trigger
 }
 var file_nightshift_run_v1_run_event_proto_depIdxs = []int32{
-	2, // 0: nightshift.run.v1.RunStarted.run:type_name -> nightshift.run.v1.Run
-	2, // 1: nightshift.run.v1.RunFinished.run:type_name -> nightshift.run.v1.Run
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	4, // 0: nightshift.run.v1.RunStarted.run:type_name -> nightshift.run.v1.Run
+	4, // 1: nightshift.run.v1.RunFinished.run:type_name -> nightshift.run.v1.Run
+	5, // 2: nightshift.run.v1.RunReleased.trigger:type_name -> nightshift.job.v1.Trigger
+	4, // 3: nightshift.run.v1.RunAlertRaised.run:type_name -> nightshift.run.v1.Run
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_run_v1_run_event_proto_init() }
@@ -167,7 +292,7 @@ func file_nightshift_run_v1_run_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nightshift_run_v1_run_event_proto_rawDesc), len(file_nightshift_run_v1_run_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

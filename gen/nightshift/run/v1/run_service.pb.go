@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	v1 "nightshift.dev/gen/nightshift/job/v1"
 	v11 "nightshift.dev/gen/nightshift/scan/v1"
 	reflect "reflect"
@@ -73,7 +74,7 @@ func (x *StartRunRequest) GetTrigger() *v1.Trigger {
 // StartRunResponse holds the decision.
 type StartRunResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The run. Work on it while its state is RUNNING and planned is false.
+	// The run. Plan it when its state is RUNNING and planned is false; otherwise there is nothing to do.
 	Run *Run `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
 	// Its scopes were set already.
 	Planned       bool `protobuf:"varint,2,opt,name=planned,proto3" json:"planned,omitempty"`
@@ -477,7 +478,11 @@ func (x *StartScopeRequest) GetExecution() string {
 type StartScopeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// False when the scope has ended already or its run is over: drop the request.
-	Wanted        bool `protobuf:"varint,1,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	Wanted bool `protobuf:"varint,1,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// Set when another execution is at work and alive: ask again after this.
+	RetryDelay *durationpb.Duration `protobuf:"bytes,2,opt,name=retry_delay,json=retryDelay,proto3" json:"retry_delay,omitempty"`
+	// Executions begun, this one included.
+	Attempt       int32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -519,6 +524,498 @@ func (x *StartScopeResponse) GetWanted() bool {
 	return false
 }
 
+func (x *StartScopeResponse) GetRetryDelay() *durationpb.Duration {
+	if x != nil {
+		return x.RetryDelay
+	}
+	return nil
+}
+
+func (x *StartScopeResponse) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+// BeatScopeRequest is a sign of life.
+type BeatScopeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Run id.
+	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// The scope.
+	Scope *v11.Scope `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	// Execution id, as in StartScope.
+	Execution string `protobuf:"bytes,3,opt,name=execution,proto3" json:"execution,omitempty"`
+	// How far it has come; unset when that is told otherwise.
+	Progress      *v11.Progress `protobuf:"bytes,4,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeatScopeRequest) Reset() {
+	*x = BeatScopeRequest{}
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeatScopeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeatScopeRequest) ProtoMessage() {}
+
+func (x *BeatScopeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeatScopeRequest.ProtoReflect.Descriptor instead.
+func (*BeatScopeRequest) Descriptor() ([]byte, []int) {
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *BeatScopeRequest) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *BeatScopeRequest) GetScope() *v11.Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+func (x *BeatScopeRequest) GetExecution() string {
+	if x != nil {
+		return x.Execution
+	}
+	return ""
+}
+
+func (x *BeatScopeRequest) GetProgress() *v11.Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// BeatScopeResponse says whether to go on.
+type BeatScopeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False when the execution is to stop at once and say nothing more: its run was cancelled or has ended, or another
+	// execution has taken over.
+	Wanted        bool `protobuf:"varint,1,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeatScopeResponse) Reset() {
+	*x = BeatScopeResponse{}
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeatScopeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeatScopeResponse) ProtoMessage() {}
+
+func (x *BeatScopeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeatScopeResponse.ProtoReflect.Descriptor instead.
+func (*BeatScopeResponse) Descriptor() ([]byte, []int) {
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BeatScopeResponse) GetWanted() bool {
+	if x != nil {
+		return x.Wanted
+	}
+	return false
+}
+
+// RetryScopeRequest tells a failed attempt.
+type RetryScopeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Run id.
+	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// The scope.
+	Scope *v11.Scope `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	// Execution that failed.
+	Execution string `protobuf:"bytes,3,opt,name=execution,proto3" json:"execution,omitempty"`
+	// Why, for people.
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryScopeRequest) Reset() {
+	*x = RetryScopeRequest{}
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryScopeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryScopeRequest) ProtoMessage() {}
+
+func (x *RetryScopeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryScopeRequest.ProtoReflect.Descriptor instead.
+func (*RetryScopeRequest) Descriptor() ([]byte, []int) {
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RetryScopeRequest) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *RetryScopeRequest) GetScope() *v11.Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+func (x *RetryScopeRequest) GetExecution() string {
+	if x != nil {
+		return x.Execution
+	}
+	return ""
+}
+
+func (x *RetryScopeRequest) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// RetryScopeResponse decides.
+type RetryScopeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Try again after retry_delay. False when the retries are used up: finish the scope as failed; and when it is not wanted
+	// any more.
+	Retry bool `protobuf:"varint,1,opt,name=retry,proto3" json:"retry,omitempty"`
+	// How long to wait, by the job's backoff.
+	RetryDelay    *durationpb.Duration `protobuf:"bytes,2,opt,name=retry_delay,json=retryDelay,proto3" json:"retry_delay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryScopeResponse) Reset() {
+	*x = RetryScopeResponse{}
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryScopeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryScopeResponse) ProtoMessage() {}
+
+func (x *RetryScopeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryScopeResponse.ProtoReflect.Descriptor instead.
+func (*RetryScopeResponse) Descriptor() ([]byte, []int) {
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RetryScopeResponse) GetRetry() bool {
+	if x != nil {
+		return x.Retry
+	}
+	return false
+}
+
+func (x *RetryScopeResponse) GetRetryDelay() *durationpb.Duration {
+	if x != nil {
+		return x.RetryDelay
+	}
+	return nil
+}
+
+// CancelRunRequest names a run.
+type CancelRunRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Run id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Why, for whoever looks next.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who asks, for the log.
+	RequestedBy   string `protobuf:"bytes,3,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelRunRequest) Reset() {
+	*x = CancelRunRequest{}
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelRunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelRunRequest) ProtoMessage() {}
+
+func (x *CancelRunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelRunRequest.ProtoReflect.Descriptor instead.
+func (*CancelRunRequest) Descriptor() ([]byte, []int) {
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CancelRunRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CancelRunRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *CancelRunRequest) GetRequestedBy() string {
+	if x != nil {
+		return x.RequestedBy
+	}
+	return ""
+}
+
+// CancelRunResponse holds the run.
+type CancelRunResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The run as it ended.
+	Run           *Run `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelRunResponse) Reset() {
+	*x = CancelRunResponse{}
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelRunResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelRunResponse) ProtoMessage() {}
+
+func (x *CancelRunResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelRunResponse.ProtoReflect.Descriptor instead.
+func (*CancelRunResponse) Descriptor() ([]byte, []int) {
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CancelRunResponse) GetRun() *Run {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+// RetryRunRequest names a run.
+type RetryRunRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Run id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Scopes to do again; empty: all that are not SUCCEEDED.
+	Scopes []*v11.Scope `protobuf:"bytes,2,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Makes the call safe to repeat: the same id gives the same run. Empty: a new run. Lower-case letters, digits, hyphens.
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Who asks, for the log.
+	RequestedBy   string `protobuf:"bytes,4,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryRunRequest) Reset() {
+	*x = RetryRunRequest{}
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryRunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryRunRequest) ProtoMessage() {}
+
+func (x *RetryRunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryRunRequest.ProtoReflect.Descriptor instead.
+func (*RetryRunRequest) Descriptor() ([]byte, []int) {
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RetryRunRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RetryRunRequest) GetScopes() []*v11.Scope {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *RetryRunRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RetryRunRequest) GetRequestedBy() string {
+	if x != nil {
+		return x.RequestedBy
+	}
+	return ""
+}
+
+// RetryRunResponse holds the new run.
+type RetryRunResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The run that does them again. It begins at once, beside other runs of the job.
+	Run           *Run `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryRunResponse) Reset() {
+	*x = RetryRunResponse{}
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryRunResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryRunResponse) ProtoMessage() {}
+
+func (x *RetryRunResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryRunResponse.ProtoReflect.Descriptor instead.
+func (*RetryRunResponse) Descriptor() ([]byte, []int) {
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RetryRunResponse) GetRun() *Run {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
 // GetRunRequest names a run.
 type GetRunRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -530,7 +1027,7 @@ type GetRunRequest struct {
 
 func (x *GetRunRequest) Reset() {
 	*x = GetRunRequest{}
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[9]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +1039,7 @@ func (x *GetRunRequest) String() string {
 func (*GetRunRequest) ProtoMessage() {}
 
 func (x *GetRunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[9]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +1052,7 @@ func (x *GetRunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRunRequest.ProtoReflect.Descriptor instead.
 func (*GetRunRequest) Descriptor() ([]byte, []int) {
-	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{9}
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetRunRequest) GetId() string {
@@ -576,7 +1073,7 @@ type GetRunResponse struct {
 
 func (x *GetRunResponse) Reset() {
 	*x = GetRunResponse{}
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[10]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -588,7 +1085,7 @@ func (x *GetRunResponse) String() string {
 func (*GetRunResponse) ProtoMessage() {}
 
 func (x *GetRunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[10]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -601,7 +1098,7 @@ func (x *GetRunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRunResponse.ProtoReflect.Descriptor instead.
 func (*GetRunResponse) Descriptor() ([]byte, []int) {
-	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{10}
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetRunResponse) GetRun() *Run {
@@ -618,7 +1115,7 @@ type ListRunsRequest struct {
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// Token of the page before, from the same filter; empty for the first.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Filter as in AIP-160 over id, job, kind, state, cause, planned_time, start_time and end_time, such as
+	// Filter as in AIP-160 over id, job, kind, state, cause, requested_by, retry_of, planned_time, start_time and end_time, such as
 	// `job = "waste-scan" AND state = "FAILED"`. Empty: all.
 	Filter        string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -627,7 +1124,7 @@ type ListRunsRequest struct {
 
 func (x *ListRunsRequest) Reset() {
 	*x = ListRunsRequest{}
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[11]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +1136,7 @@ func (x *ListRunsRequest) String() string {
 func (*ListRunsRequest) ProtoMessage() {}
 
 func (x *ListRunsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[11]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +1149,7 @@ func (x *ListRunsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRunsRequest.ProtoReflect.Descriptor instead.
 func (*ListRunsRequest) Descriptor() ([]byte, []int) {
-	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{11}
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListRunsRequest) GetPageSize() int32 {
@@ -679,7 +1176,7 @@ func (x *ListRunsRequest) GetFilter() string {
 // ListRunsResponse is a page of runs.
 type ListRunsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Newest start first.
+	// Newest start_time first.
 	Runs []*Run `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"`
 	// Token of the next page; empty on the last.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -689,7 +1186,7 @@ type ListRunsResponse struct {
 
 func (x *ListRunsResponse) Reset() {
 	*x = ListRunsResponse{}
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[12]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +1198,7 @@ func (x *ListRunsResponse) String() string {
 func (*ListRunsResponse) ProtoMessage() {}
 
 func (x *ListRunsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[12]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +1211,7 @@ func (x *ListRunsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRunsResponse.ProtoReflect.Descriptor instead.
 func (*ListRunsResponse) Descriptor() ([]byte, []int) {
-	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{12}
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListRunsResponse) GetRuns() []*Run {
@@ -746,7 +1243,7 @@ type ListRunScopesRequest struct {
 
 func (x *ListRunScopesRequest) Reset() {
 	*x = ListRunScopesRequest{}
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[13]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +1255,7 @@ func (x *ListRunScopesRequest) String() string {
 func (*ListRunScopesRequest) ProtoMessage() {}
 
 func (x *ListRunScopesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[13]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +1268,7 @@ func (x *ListRunScopesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRunScopesRequest.ProtoReflect.Descriptor instead.
 func (*ListRunScopesRequest) Descriptor() ([]byte, []int) {
-	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{13}
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListRunScopesRequest) GetRunId() string {
@@ -808,7 +1305,7 @@ type ListRunScopesResponse struct {
 
 func (x *ListRunScopesResponse) Reset() {
 	*x = ListRunScopesResponse{}
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[14]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +1317,7 @@ func (x *ListRunScopesResponse) String() string {
 func (*ListRunScopesResponse) ProtoMessage() {}
 
 func (x *ListRunScopesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[14]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +1330,7 @@ func (x *ListRunScopesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRunScopesResponse.ProtoReflect.Descriptor instead.
 func (*ListRunScopesResponse) Descriptor() ([]byte, []int) {
-	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{14}
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListRunScopesResponse) GetScopes() []*RunScope {
@@ -861,7 +1358,7 @@ type WatchRunRequest struct {
 
 func (x *WatchRunRequest) Reset() {
 	*x = WatchRunRequest{}
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[15]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +1370,7 @@ func (x *WatchRunRequest) String() string {
 func (*WatchRunRequest) ProtoMessage() {}
 
 func (x *WatchRunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[15]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +1383,7 @@ func (x *WatchRunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRunRequest.ProtoReflect.Descriptor instead.
 func (*WatchRunRequest) Descriptor() ([]byte, []int) {
-	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{15}
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchRunRequest) GetId() string {
@@ -909,7 +1406,7 @@ type WatchRunResponse struct {
 
 func (x *WatchRunResponse) Reset() {
 	*x = WatchRunResponse{}
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[16]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1418,7 @@ func (x *WatchRunResponse) String() string {
 func (*WatchRunResponse) ProtoMessage() {}
 
 func (x *WatchRunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[16]
+	mi := &file_nightshift_run_v1_run_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1431,7 @@ func (x *WatchRunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRunResponse.ProtoReflect.Descriptor instead.
 func (*WatchRunResponse) Descriptor() ([]byte, []int) {
-	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{16}
+	return file_nightshift_run_v1_run_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchRunResponse) GetRun() *Run {
@@ -955,7 +1452,7 @@ var File_nightshift_run_v1_run_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_run_v1_run_service_proto_rawDesc = "" +
 	"\n" +
-	"#nightshift/run/v1/run_service.proto\x12\x11nightshift.run.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bnightshift/job/v1/job.proto\x1a\x1bnightshift/run/v1/run.proto\x1a\x1dnightshift/scan/v1/scan.proto\"O\n" +
+	"#nightshift/run/v1/run_service.proto\x12\x11nightshift.run.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bnightshift/job/v1/job.proto\x1a\x1bnightshift/run/v1/run.proto\x1a\x1dnightshift/scan/v1/scan.proto\"O\n" +
 	"\x0fStartRunRequest\x12<\n" +
 	"\atrigger\x18\x01 \x01(\v2\x1a.nightshift.job.v1.TriggerB\x06\xbaH\x03\xc8\x01\x01R\atrigger\"V\n" +
 	"\x10StartRunResponse\x12(\n" +
@@ -984,9 +1481,46 @@ const file_nightshift_run_v1_run_service_proto_rawDesc = "" +
 	"\x06run_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x05runId\x127\n" +
 	"\x05scope\x18\x02 \x01(\v2\x19.nightshift.scan.v1.ScopeB\x06\xbaH\x03\xc8\x01\x01R\x05scope\x12'\n" +
-	"\texecution\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\texecution\",\n" +
+	"\texecution\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\texecution\"\x82\x01\n" +
 	"\x12StartScopeResponse\x12\x16\n" +
-	"\x06wanted\x18\x01 \x01(\bR\x06wanted\"+\n" +
+	"\x06wanted\x18\x01 \x01(\bR\x06wanted\x12:\n" +
+	"\vretry_delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryDelay\x12\x18\n" +
+	"\aattempt\x18\x03 \x01(\x05R\aattempt\"\xd1\x01\n" +
+	"\x10BeatScopeRequest\x12!\n" +
+	"\x06run_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x05runId\x127\n" +
+	"\x05scope\x18\x02 \x01(\v2\x19.nightshift.scan.v1.ScopeB\x06\xbaH\x03\xc8\x01\x01R\x05scope\x12'\n" +
+	"\texecution\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\texecution\x128\n" +
+	"\bprogress\x18\x04 \x01(\v2\x1c.nightshift.scan.v1.ProgressR\bprogress\"+\n" +
+	"\x11BeatScopeResponse\x12\x16\n" +
+	"\x06wanted\x18\x01 \x01(\bR\x06wanted\"\xb7\x01\n" +
+	"\x11RetryScopeRequest\x12!\n" +
+	"\x06run_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x05runId\x127\n" +
+	"\x05scope\x18\x02 \x01(\v2\x19.nightshift.scan.v1.ScopeB\x06\xbaH\x03\xc8\x01\x01R\x05scope\x12'\n" +
+	"\texecution\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\texecution\x12\x1d\n" +
+	"\x05error\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05error\"f\n" +
+	"\x12RetryScopeResponse\x12\x14\n" +
+	"\x05retry\x18\x01 \x01(\bR\x05retry\x12:\n" +
+	"\vretry_delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryDelay\"}\n" +
+	"\x10CancelRunRequest\x12\x1a\n" +
+	"\x02id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x02id\x12 \n" +
+	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x06reason\x12+\n" +
+	"\frequested_by\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vrequestedBy\"=\n" +
+	"\x11CancelRunResponse\x12(\n" +
+	"\x03run\x18\x01 \x01(\v2\x16.nightshift.run.v1.RunR\x03run\"\xd1\x01\n" +
+	"\x0fRetryRunRequest\x12\x1a\n" +
+	"\x02id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x02id\x12<\n" +
+	"\x06scopes\x18\x02 \x03(\v2\x19.nightshift.scan.v1.ScopeB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x06scopes\x127\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\x18\xbaH\x15r\x132\x11^[a-z0-9-]{0,64}$R\trequestId\x12+\n" +
+	"\frequested_by\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vrequestedBy\"<\n" +
+	"\x10RetryRunResponse\x12(\n" +
+	"\x03run\x18\x01 \x01(\v2\x16.nightshift.run.v1.RunR\x03run\"+\n" +
 	"\rGetRunRequest\x12\x1a\n" +
 	"\x02id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x02id\":\n" +
@@ -1014,14 +1548,19 @@ const file_nightshift_run_v1_run_service_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x02id\"q\n" +
 	"\x10WatchRunResponse\x12(\n" +
 	"\x03run\x18\x01 \x01(\v2\x16.nightshift.run.v1.RunR\x03run\x123\n" +
-	"\x06scopes\x18\x02 \x03(\v2\x1b.nightshift.run.v1.RunScopeR\x06scopes2\xbf\x05\n" +
+	"\x06scopes\x18\x02 \x03(\v2\x1b.nightshift.run.v1.RunScopeR\x06scopes2\x9f\b\n" +
 	"\n" +
 	"RunService\x12S\n" +
 	"\bStartRun\x12\".nightshift.run.v1.StartRunRequest\x1a#.nightshift.run.v1.StartRunResponse\x12P\n" +
 	"\aPlanRun\x12!.nightshift.run.v1.PlanRunRequest\x1a\".nightshift.run.v1.PlanRunResponse\x12P\n" +
 	"\aFailRun\x12!.nightshift.run.v1.FailRunRequest\x1a\".nightshift.run.v1.FailRunResponse\x12Y\n" +
 	"\n" +
-	"StartScope\x12$.nightshift.run.v1.StartScopeRequest\x1a%.nightshift.run.v1.StartScopeResponse\x12M\n" +
+	"StartScope\x12$.nightshift.run.v1.StartScopeRequest\x1a%.nightshift.run.v1.StartScopeResponse\x12V\n" +
+	"\tBeatScope\x12#.nightshift.run.v1.BeatScopeRequest\x1a$.nightshift.run.v1.BeatScopeResponse\x12Y\n" +
+	"\n" +
+	"RetryScope\x12$.nightshift.run.v1.RetryScopeRequest\x1a%.nightshift.run.v1.RetryScopeResponse\x12V\n" +
+	"\tCancelRun\x12#.nightshift.run.v1.CancelRunRequest\x1a$.nightshift.run.v1.CancelRunResponse\x12S\n" +
+	"\bRetryRun\x12\".nightshift.run.v1.RetryRunRequest\x1a#.nightshift.run.v1.RetryRunResponse\x12M\n" +
 	"\x06GetRun\x12 .nightshift.run.v1.GetRunRequest\x1a!.nightshift.run.v1.GetRunResponse\x12S\n" +
 	"\bListRuns\x12\".nightshift.run.v1.ListRunsRequest\x1a#.nightshift.run.v1.ListRunsResponse\x12b\n" +
 	"\rListRunScopes\x12'.nightshift.run.v1.ListRunScopesRequest\x1a(.nightshift.run.v1.ListRunScopesResponse\x12U\n" +
@@ -1040,7 +1579,7 @@ func file_nightshift_run_v1_run_service_proto_rawDescGZIP() []byte {
 	return file_nightshift_run_v1_run_service_proto_rawDescData
 }
 
-var file_nightshift_run_v1_run_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_nightshift_run_v1_run_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_nightshift_run_v1_run_service_proto_goTypes = []any{
 	(*StartRunRequest)(nil),       // 0: nightshift.run.v1.StartRunRequest
 	(*StartRunResponse)(nil),      // 1: nightshift.run.v1.StartRunResponse
@@ -1051,55 +1590,81 @@ var file_nightshift_run_v1_run_service_proto_goTypes = []any{
 	(*FailRunResponse)(nil),       // 6: nightshift.run.v1.FailRunResponse
 	(*StartScopeRequest)(nil),     // 7: nightshift.run.v1.StartScopeRequest
 	(*StartScopeResponse)(nil),    // 8: nightshift.run.v1.StartScopeResponse
-	(*GetRunRequest)(nil),         // 9: nightshift.run.v1.GetRunRequest
-	(*GetRunResponse)(nil),        // 10: nightshift.run.v1.GetRunResponse
-	(*ListRunsRequest)(nil),       // 11: nightshift.run.v1.ListRunsRequest
-	(*ListRunsResponse)(nil),      // 12: nightshift.run.v1.ListRunsResponse
-	(*ListRunScopesRequest)(nil),  // 13: nightshift.run.v1.ListRunScopesRequest
-	(*ListRunScopesResponse)(nil), // 14: nightshift.run.v1.ListRunScopesResponse
-	(*WatchRunRequest)(nil),       // 15: nightshift.run.v1.WatchRunRequest
-	(*WatchRunResponse)(nil),      // 16: nightshift.run.v1.WatchRunResponse
-	(*v1.Trigger)(nil),            // 17: nightshift.job.v1.Trigger
-	(*Run)(nil),                   // 18: nightshift.run.v1.Run
-	(*v11.Scope)(nil),             // 19: nightshift.scan.v1.Scope
-	(*v11.Coverage)(nil),          // 20: nightshift.scan.v1.Coverage
-	(*RunScope)(nil),              // 21: nightshift.run.v1.RunScope
+	(*BeatScopeRequest)(nil),      // 9: nightshift.run.v1.BeatScopeRequest
+	(*BeatScopeResponse)(nil),     // 10: nightshift.run.v1.BeatScopeResponse
+	(*RetryScopeRequest)(nil),     // 11: nightshift.run.v1.RetryScopeRequest
+	(*RetryScopeResponse)(nil),    // 12: nightshift.run.v1.RetryScopeResponse
+	(*CancelRunRequest)(nil),      // 13: nightshift.run.v1.CancelRunRequest
+	(*CancelRunResponse)(nil),     // 14: nightshift.run.v1.CancelRunResponse
+	(*RetryRunRequest)(nil),       // 15: nightshift.run.v1.RetryRunRequest
+	(*RetryRunResponse)(nil),      // 16: nightshift.run.v1.RetryRunResponse
+	(*GetRunRequest)(nil),         // 17: nightshift.run.v1.GetRunRequest
+	(*GetRunResponse)(nil),        // 18: nightshift.run.v1.GetRunResponse
+	(*ListRunsRequest)(nil),       // 19: nightshift.run.v1.ListRunsRequest
+	(*ListRunsResponse)(nil),      // 20: nightshift.run.v1.ListRunsResponse
+	(*ListRunScopesRequest)(nil),  // 21: nightshift.run.v1.ListRunScopesRequest
+	(*ListRunScopesResponse)(nil), // 22: nightshift.run.v1.ListRunScopesResponse
+	(*WatchRunRequest)(nil),       // 23: nightshift.run.v1.WatchRunRequest
+	(*WatchRunResponse)(nil),      // 24: nightshift.run.v1.WatchRunResponse
+	(*v1.Trigger)(nil),            // 25: nightshift.job.v1.Trigger
+	(*Run)(nil),                   // 26: nightshift.run.v1.Run
+	(*v11.Scope)(nil),             // 27: nightshift.scan.v1.Scope
+	(*v11.Coverage)(nil),          // 28: nightshift.scan.v1.Coverage
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
+	(*v11.Progress)(nil),          // 30: nightshift.scan.v1.Progress
+	(*RunScope)(nil),              // 31: nightshift.run.v1.RunScope
 }
 var file_nightshift_run_v1_run_service_proto_depIdxs = []int32{
-	17, // 0: nightshift.run.v1.StartRunRequest.trigger:type_name -> nightshift.job.v1.Trigger
-	18, // 1: nightshift.run.v1.StartRunResponse.run:type_name -> nightshift.run.v1.Run
+	25, // 0: nightshift.run.v1.StartRunRequest.trigger:type_name -> nightshift.job.v1.Trigger
+	26, // 1: nightshift.run.v1.StartRunResponse.run:type_name -> nightshift.run.v1.Run
 	3,  // 2: nightshift.run.v1.PlanRunRequest.scopes:type_name -> nightshift.run.v1.PlannedScope
-	19, // 3: nightshift.run.v1.PlannedScope.scope:type_name -> nightshift.scan.v1.Scope
-	20, // 4: nightshift.run.v1.PlannedScope.failure:type_name -> nightshift.scan.v1.Coverage
-	18, // 5: nightshift.run.v1.PlanRunResponse.run:type_name -> nightshift.run.v1.Run
-	18, // 6: nightshift.run.v1.FailRunResponse.run:type_name -> nightshift.run.v1.Run
-	19, // 7: nightshift.run.v1.StartScopeRequest.scope:type_name -> nightshift.scan.v1.Scope
-	18, // 8: nightshift.run.v1.GetRunResponse.run:type_name -> nightshift.run.v1.Run
-	18, // 9: nightshift.run.v1.ListRunsResponse.runs:type_name -> nightshift.run.v1.Run
-	21, // 10: nightshift.run.v1.ListRunScopesResponse.scopes:type_name -> nightshift.run.v1.RunScope
-	18, // 11: nightshift.run.v1.WatchRunResponse.run:type_name -> nightshift.run.v1.Run
-	21, // 12: nightshift.run.v1.WatchRunResponse.scopes:type_name -> nightshift.run.v1.RunScope
-	0,  // 13: nightshift.run.v1.RunService.StartRun:input_type -> nightshift.run.v1.StartRunRequest
-	2,  // 14: nightshift.run.v1.RunService.PlanRun:input_type -> nightshift.run.v1.PlanRunRequest
-	5,  // 15: nightshift.run.v1.RunService.FailRun:input_type -> nightshift.run.v1.FailRunRequest
-	7,  // 16: nightshift.run.v1.RunService.StartScope:input_type -> nightshift.run.v1.StartScopeRequest
-	9,  // 17: nightshift.run.v1.RunService.GetRun:input_type -> nightshift.run.v1.GetRunRequest
-	11, // 18: nightshift.run.v1.RunService.ListRuns:input_type -> nightshift.run.v1.ListRunsRequest
-	13, // 19: nightshift.run.v1.RunService.ListRunScopes:input_type -> nightshift.run.v1.ListRunScopesRequest
-	15, // 20: nightshift.run.v1.RunService.WatchRun:input_type -> nightshift.run.v1.WatchRunRequest
-	1,  // 21: nightshift.run.v1.RunService.StartRun:output_type -> nightshift.run.v1.StartRunResponse
-	4,  // 22: nightshift.run.v1.RunService.PlanRun:output_type -> nightshift.run.v1.PlanRunResponse
-	6,  // 23: nightshift.run.v1.RunService.FailRun:output_type -> nightshift.run.v1.FailRunResponse
-	8,  // 24: nightshift.run.v1.RunService.StartScope:output_type -> nightshift.run.v1.StartScopeResponse
-	10, // 25: nightshift.run.v1.RunService.GetRun:output_type -> nightshift.run.v1.GetRunResponse
-	12, // 26: nightshift.run.v1.RunService.ListRuns:output_type -> nightshift.run.v1.ListRunsResponse
-	14, // 27: nightshift.run.v1.RunService.ListRunScopes:output_type -> nightshift.run.v1.ListRunScopesResponse
-	16, // 28: nightshift.run.v1.RunService.WatchRun:output_type -> nightshift.run.v1.WatchRunResponse
-	21, // [21:29] is the sub-list for method output_type
-	13, // [13:21] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	27, // 3: nightshift.run.v1.PlannedScope.scope:type_name -> nightshift.scan.v1.Scope
+	28, // 4: nightshift.run.v1.PlannedScope.failure:type_name -> nightshift.scan.v1.Coverage
+	26, // 5: nightshift.run.v1.PlanRunResponse.run:type_name -> nightshift.run.v1.Run
+	26, // 6: nightshift.run.v1.FailRunResponse.run:type_name -> nightshift.run.v1.Run
+	27, // 7: nightshift.run.v1.StartScopeRequest.scope:type_name -> nightshift.scan.v1.Scope
+	29, // 8: nightshift.run.v1.StartScopeResponse.retry_delay:type_name -> google.protobuf.Duration
+	27, // 9: nightshift.run.v1.BeatScopeRequest.scope:type_name -> nightshift.scan.v1.Scope
+	30, // 10: nightshift.run.v1.BeatScopeRequest.progress:type_name -> nightshift.scan.v1.Progress
+	27, // 11: nightshift.run.v1.RetryScopeRequest.scope:type_name -> nightshift.scan.v1.Scope
+	29, // 12: nightshift.run.v1.RetryScopeResponse.retry_delay:type_name -> google.protobuf.Duration
+	26, // 13: nightshift.run.v1.CancelRunResponse.run:type_name -> nightshift.run.v1.Run
+	27, // 14: nightshift.run.v1.RetryRunRequest.scopes:type_name -> nightshift.scan.v1.Scope
+	26, // 15: nightshift.run.v1.RetryRunResponse.run:type_name -> nightshift.run.v1.Run
+	26, // 16: nightshift.run.v1.GetRunResponse.run:type_name -> nightshift.run.v1.Run
+	26, // 17: nightshift.run.v1.ListRunsResponse.runs:type_name -> nightshift.run.v1.Run
+	31, // 18: nightshift.run.v1.ListRunScopesResponse.scopes:type_name -> nightshift.run.v1.RunScope
+	26, // 19: nightshift.run.v1.WatchRunResponse.run:type_name -> nightshift.run.v1.Run
+	31, // 20: nightshift.run.v1.WatchRunResponse.scopes:type_name -> nightshift.run.v1.RunScope
+	0,  // 21: nightshift.run.v1.RunService.StartRun:input_type -> nightshift.run.v1.StartRunRequest
+	2,  // 22: nightshift.run.v1.RunService.PlanRun:input_type -> nightshift.run.v1.PlanRunRequest
+	5,  // 23: nightshift.run.v1.RunService.FailRun:input_type -> nightshift.run.v1.FailRunRequest
+	7,  // 24: nightshift.run.v1.RunService.StartScope:input_type -> nightshift.run.v1.StartScopeRequest
+	9,  // 25: nightshift.run.v1.RunService.BeatScope:input_type -> nightshift.run.v1.BeatScopeRequest
+	11, // 26: nightshift.run.v1.RunService.RetryScope:input_type -> nightshift.run.v1.RetryScopeRequest
+	13, // 27: nightshift.run.v1.RunService.CancelRun:input_type -> nightshift.run.v1.CancelRunRequest
+	15, // 28: nightshift.run.v1.RunService.RetryRun:input_type -> nightshift.run.v1.RetryRunRequest
+	17, // 29: nightshift.run.v1.RunService.GetRun:input_type -> nightshift.run.v1.GetRunRequest
+	19, // 30: nightshift.run.v1.RunService.ListRuns:input_type -> nightshift.run.v1.ListRunsRequest
+	21, // 31: nightshift.run.v1.RunService.ListRunScopes:input_type -> nightshift.run.v1.ListRunScopesRequest
+	23, // 32: nightshift.run.v1.RunService.WatchRun:input_type -> nightshift.run.v1.WatchRunRequest
+	1,  // 33: nightshift.run.v1.RunService.StartRun:output_type -> nightshift.run.v1.StartRunResponse
+	4,  // 34: nightshift.run.v1.RunService.PlanRun:output_type -> nightshift.run.v1.PlanRunResponse
+	6,  // 35: nightshift.run.v1.RunService.FailRun:output_type -> nightshift.run.v1.FailRunResponse
+	8,  // 36: nightshift.run.v1.RunService.StartScope:output_type -> nightshift.run.v1.StartScopeResponse
+	10, // 37: nightshift.run.v1.RunService.BeatScope:output_type -> nightshift.run.v1.BeatScopeResponse
+	12, // 38: nightshift.run.v1.RunService.RetryScope:output_type -> nightshift.run.v1.RetryScopeResponse
+	14, // 39: nightshift.run.v1.RunService.CancelRun:output_type -> nightshift.run.v1.CancelRunResponse
+	16, // 40: nightshift.run.v1.RunService.RetryRun:output_type -> nightshift.run.v1.RetryRunResponse
+	18, // 41: nightshift.run.v1.RunService.GetRun:output_type -> nightshift.run.v1.GetRunResponse
+	20, // 42: nightshift.run.v1.RunService.ListRuns:output_type -> nightshift.run.v1.ListRunsResponse
+	22, // 43: nightshift.run.v1.RunService.ListRunScopes:output_type -> nightshift.run.v1.ListRunScopesResponse
+	24, // 44: nightshift.run.v1.RunService.WatchRun:output_type -> nightshift.run.v1.WatchRunResponse
+	33, // [33:45] is the sub-list for method output_type
+	21, // [21:33] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_run_v1_run_service_proto_init() }
@@ -1114,7 +1679,7 @@ func file_nightshift_run_v1_run_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nightshift_run_v1_run_service_proto_rawDesc), len(file_nightshift_run_v1_run_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

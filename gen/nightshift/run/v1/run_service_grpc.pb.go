@@ -23,6 +23,10 @@ const (
 	RunService_PlanRun_FullMethodName       = "/nightshift.run.v1.RunService/PlanRun"
 	RunService_FailRun_FullMethodName       = "/nightshift.run.v1.RunService/FailRun"
 	RunService_StartScope_FullMethodName    = "/nightshift.run.v1.RunService/StartScope"
+	RunService_BeatScope_FullMethodName     = "/nightshift.run.v1.RunService/BeatScope"
+	RunService_RetryScope_FullMethodName    = "/nightshift.run.v1.RunService/RetryScope"
+	RunService_CancelRun_FullMethodName     = "/nightshift.run.v1.RunService/CancelRun"
+	RunService_RetryRun_FullMethodName      = "/nightshift.run.v1.RunService/RetryRun"
 	RunService_GetRun_FullMethodName        = "/nightshift.run.v1.RunService/GetRun"
 	RunService_ListRuns_FullMethodName      = "/nightshift.run.v1.RunService/ListRuns"
 	RunService_ListRunScopes_FullMethodName = "/nightshift.run.v1.RunService/ListRunScopes"
@@ -35,15 +39,27 @@ const (
 //
 // RunService keeps runs and their scopes. Served by persistence.
 type RunServiceClient interface {
-	// StartRun begins a run, for the worker that took its trigger. Asking again with the same id gives the same answer.
+	// StartRun decides about a run, for the worker that took its trigger: by the overlap policy it begins, is queued or is
+	// skipped, in one transaction with what it decides about. Asking again with the same id gives the same answer.
 	StartRun(ctx context.Context, in *StartRunRequest, opts ...grpc.CallOption) (*StartRunResponse, error)
 	// PlanRun sets the scopes of a run and has them requested, in one transaction. Asking again changes nothing.
 	// A run planned without any scope, or with failed ones only, has FAILED.
 	PlanRun(ctx context.Context, in *PlanRunRequest, opts ...grpc.CallOption) (*PlanRunResponse, error)
 	// FailRun ends a run that could not be planned.
 	FailRun(ctx context.Context, in *FailRunRequest, opts ...grpc.CallOption) (*FailRunResponse, error)
-	// StartScope says that a worker begins one execution of a scope. The answer says whether it is still wanted.
+	// StartScope says that a worker begins one execution of a scope. The answer says whether it is still wanted. A scope
+	// whose workers died or hung 10 times ends here as FAILED.
 	StartScope(ctx context.Context, in *StartScopeRequest, opts ...grpc.CallOption) (*StartScopeResponse, error)
+	// BeatScope is an execution's sign of life, with how far it has come; every 3 s. The answer says whether it is still wanted.
+	BeatScope(ctx context.Context, in *BeatScopeRequest, opts ...grpc.CallOption) (*BeatScopeResponse, error)
+	// RetryScope says that an execution failed for a reason that may pass, and asks for another attempt.
+	RetryScope(ctx context.Context, in *RetryScopeRequest, opts ...grpc.CallOption) (*RetryScopeResponse, error)
+	// CancelRun ends a run that is queued or at work; its workers stop within 5 s. What it found until then counts, and
+	// nothing is resolved by what it did not see. FAILED_PRECONDITION when it has ended otherwise.
+	CancelRun(ctx context.Context, in *CancelRunRequest, opts ...grpc.CallOption) (*CancelRunResponse, error)
+	// RetryRun begins a run that does those scopes of an ended run again that are not SUCCEEDED. NOT_FOUND when there is no
+	// such run; FAILED_PRECONDITION while it is at work, and when nothing of it is left to do.
+	RetryRun(ctx context.Context, in *RetryRunRequest, opts ...grpc.CallOption) (*RetryRunResponse, error)
 	// GetRun returns one run. NOT_FOUND when no worker has taken a run of that id.
 	GetRun(ctx context.Context, in *GetRunRequest, opts ...grpc.CallOption) (*GetRunResponse, error)
 	// ListRuns returns runs, newest first.
@@ -97,6 +113,46 @@ func (c *runServiceClient) StartScope(ctx context.Context, in *StartScopeRequest
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StartScopeResponse)
 	err := c.cc.Invoke(ctx, RunService_StartScope_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *runServiceClient) BeatScope(ctx context.Context, in *BeatScopeRequest, opts ...grpc.CallOption) (*BeatScopeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BeatScopeResponse)
+	err := c.cc.Invoke(ctx, RunService_BeatScope_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *runServiceClient) RetryScope(ctx context.Context, in *RetryScopeRequest, opts ...grpc.CallOption) (*RetryScopeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RetryScopeResponse)
+	err := c.cc.Invoke(ctx, RunService_RetryScope_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *runServiceClient) CancelRun(ctx context.Context, in *CancelRunRequest, opts ...grpc.CallOption) (*CancelRunResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelRunResponse)
+	err := c.cc.Invoke(ctx, RunService_CancelRun_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *runServiceClient) RetryRun(ctx context.Context, in *RetryRunRequest, opts ...grpc.CallOption) (*RetryRunResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RetryRunResponse)
+	err := c.cc.Invoke(ctx, RunService_RetryRun_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -158,15 +214,27 @@ type RunService_WatchRunClient = grpc.ServerStreamingClient[WatchRunResponse]
 //
 // RunService keeps runs and their scopes. Served by persistence.
 type RunServiceServer interface {
-	// StartRun begins a run, for the worker that took its trigger. Asking again with the same id gives the same answer.
+	// StartRun decides about a run, for the worker that took its trigger: by the overlap policy it begins, is queued or is
+	// skipped, in one transaction with what it decides about. Asking again with the same id gives the same answer.
 	StartRun(context.Context, *StartRunRequest) (*StartRunResponse, error)
 	// PlanRun sets the scopes of a run and has them requested, in one transaction. Asking again changes nothing.
 	// A run planned without any scope, or with failed ones only, has FAILED.
 	PlanRun(context.Context, *PlanRunRequest) (*PlanRunResponse, error)
 	// FailRun ends a run that could not be planned.
 	FailRun(context.Context, *FailRunRequest) (*FailRunResponse, error)
-	// StartScope says that a worker begins one execution of a scope. The answer says whether it is still wanted.
+	// StartScope says that a worker begins one execution of a scope. The answer says whether it is still wanted. A scope
+	// whose workers died or hung 10 times ends here as FAILED.
 	StartScope(context.Context, *StartScopeRequest) (*StartScopeResponse, error)
+	// BeatScope is an execution's sign of life, with how far it has come; every 3 s. The answer says whether it is still wanted.
+	BeatScope(context.Context, *BeatScopeRequest) (*BeatScopeResponse, error)
+	// RetryScope says that an execution failed for a reason that may pass, and asks for another attempt.
+	RetryScope(context.Context, *RetryScopeRequest) (*RetryScopeResponse, error)
+	// CancelRun ends a run that is queued or at work; its workers stop within 5 s. What it found until then counts, and
+	// nothing is resolved by what it did not see. FAILED_PRECONDITION when it has ended otherwise.
+	CancelRun(context.Context, *CancelRunRequest) (*CancelRunResponse, error)
+	// RetryRun begins a run that does those scopes of an ended run again that are not SUCCEEDED. NOT_FOUND when there is no
+	// such run; FAILED_PRECONDITION while it is at work, and when nothing of it is left to do.
+	RetryRun(context.Context, *RetryRunRequest) (*RetryRunResponse, error)
 	// GetRun returns one run. NOT_FOUND when no worker has taken a run of that id.
 	GetRun(context.Context, *GetRunRequest) (*GetRunResponse, error)
 	// ListRuns returns runs, newest first.
@@ -197,6 +265,18 @@ func (UnimplementedRunServiceServer) FailRun(context.Context, *FailRunRequest) (
 }
 func (UnimplementedRunServiceServer) StartScope(context.Context, *StartScopeRequest) (*StartScopeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StartScope not implemented")
+}
+func (UnimplementedRunServiceServer) BeatScope(context.Context, *BeatScopeRequest) (*BeatScopeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BeatScope not implemented")
+}
+func (UnimplementedRunServiceServer) RetryScope(context.Context, *RetryScopeRequest) (*RetryScopeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetryScope not implemented")
+}
+func (UnimplementedRunServiceServer) CancelRun(context.Context, *CancelRunRequest) (*CancelRunResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelRun not implemented")
+}
+func (UnimplementedRunServiceServer) RetryRun(context.Context, *RetryRunRequest) (*RetryRunResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetryRun not implemented")
 }
 func (UnimplementedRunServiceServer) GetRun(context.Context, *GetRunRequest) (*GetRunResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetRun not implemented")
@@ -303,6 +383,78 @@ func _RunService_StartScope_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RunService_BeatScope_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BeatScopeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).BeatScope(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_BeatScope_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).BeatScope(ctx, req.(*BeatScopeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RunService_RetryScope_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetryScopeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).RetryScope(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_RetryScope_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).RetryScope(ctx, req.(*RetryScopeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RunService_CancelRun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelRunRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).CancelRun(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_CancelRun_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).CancelRun(ctx, req.(*CancelRunRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RunService_RetryRun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetryRunRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).RetryRun(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_RetryRun_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).RetryRun(ctx, req.(*RetryRunRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RunService_GetRun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetRunRequest)
 	if err := dec(in); err != nil {
@@ -390,6 +542,22 @@ var RunService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StartScope",
 			Handler:    _RunService_StartScope_Handler,
+		},
+		{
+			MethodName: "BeatScope",
+			Handler:    _RunService_BeatScope_Handler,
+		},
+		{
+			MethodName: "RetryScope",
+			Handler:    _RunService_RetryScope_Handler,
+		},
+		{
+			MethodName: "CancelRun",
+			Handler:    _RunService_CancelRun_Handler,
+		},
+		{
+			MethodName: "RetryRun",
+			Handler:    _RunService_RetryRun_Handler,
 		},
 		{
 			MethodName: "GetRun",

@@ -91,14 +91,16 @@ func (CoverageStatus) EnumDescriptor() ([]byte, []int) {
 	return file_nightshift_scan_v1_scan_proto_rawDescGZIP(), []int{0}
 }
 
-// Scope is the unit of scanning: what one worker takes at a time.
+// Scope is the unit of work: what one worker takes at a time. Kinds of jobs that scan divide runs by account and region;
+// others divide them as they like, or not at all.
 type Scope struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Service that scans it, such as waste.
+	// Service that does it, which is the job's kind, such as waste.
 	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	// 12-digit account number.
+	// 12-digit account number; "-" for work that concerns no account.
 	Account string `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
-	// Region code such as eu-west-1; "-" when the account failed before its regions were known.
+	// Region code such as eu-west-1, or what the part of the work is called; "-" when there is one part, or the account
+	// failed before its regions were known.
 	Region        string `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -549,7 +551,9 @@ type Progress struct {
 	// Known monthly cost of the violations, upper bounds, USD. Each resource once.
 	MonthlyCost float64 `protobuf:"fixed64,4,opt,name=monthly_cost,json=monthlyCost,proto3" json:"monthly_cost,omitempty"`
 	// Calls, throttles and billed metrics so far.
-	Meter         *Meter `protobuf:"bytes,5,opt,name=meter,proto3" json:"meter,omitempty"`
+	Meter *Meter `protobuf:"bytes,5,opt,name=meter,proto3" json:"meter,omitempty"`
+	// What other kinds of work count, by name, such as deleted.
+	Counts        map[string]int64 `protobuf:"bytes,6,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -615,6 +619,13 @@ func (x *Progress) GetMonthlyCost() float64 {
 func (x *Progress) GetMeter() *Meter {
 	if x != nil {
 		return x.Meter
+	}
+	return nil
+}
+
+func (x *Progress) GetCounts() map[string]int64 {
+	if x != nil {
+		return x.Counts
 	}
 	return nil
 }
@@ -824,11 +835,11 @@ var File_nightshift_scan_v1_scan_proto protoreflect.FileDescriptor
 
 const file_nightshift_scan_v1_scan_proto_rawDesc = "" +
 	"\n" +
-	"\x1dnightshift/scan/v1/scan.proto\x12\x12nightshift.scan.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dnightshift/rule/v1/rule.proto\"\x90\x01\n" +
+	"\x1dnightshift/scan/v1/scan.proto\x12\x12nightshift.scan.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dnightshift/rule/v1/rule.proto\"\x94\x01\n" +
 	"\x05Scope\x12#\n" +
-	"\aservice\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\aservice\x12,\n" +
-	"\aaccount\x18\x02 \x01(\tB\x12\xbaH\x0fr\r2\v^[0-9]{12}$R\aaccount\x124\n" +
-	"\x06region\x18\x03 \x01(\tB\x1c\xbaH\x19r\x172\x15^(-|[a-z0-9-]{3,32})$R\x06region\"\x8f\x02\n" +
+	"\aservice\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\aservice\x120\n" +
+	"\aaccount\x18\x02 \x01(\tB\x16\xbaH\x13r\x112\x0f^(-|[0-9]{12})$R\aaccount\x124\n" +
+	"\x06region\x18\x03 \x01(\tB\x1c\xbaH\x19r\x172\x15^(-|[a-z0-9-]{1,63})$R\x06region\"\x8f\x02\n" +
 	"\bResource\x12\x10\n" +
 	"\x03arn\x18\x01 \x01(\tR\x03arn\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -864,7 +875,7 @@ const file_nightshift_scan_v1_scan_proto_rawDesc = "" +
 	"\tthrottles\x18\x03 \x01(\x03R\tthrottles\x12%\n" +
 	"\x0ebilled_metrics\x18\x04 \x01(\x03R\rbilledMetrics\x12\x1f\n" +
 	"\vbilled_cost\x18\x05 \x01(\x01R\n" +
-	"billedCost\"\xb8\x01\n" +
+	"billedCost\"\xb5\x02\n" +
 	"\bProgress\x12\x1c\n" +
 	"\tresources\x18\x01 \x01(\x03R\tresources\x12\x1a\n" +
 	"\bverdicts\x18\x02 \x01(\x03R\bverdicts\x12\x1e\n" +
@@ -872,7 +883,11 @@ const file_nightshift_scan_v1_scan_proto_rawDesc = "" +
 	"violations\x18\x03 \x01(\x03R\n" +
 	"violations\x12!\n" +
 	"\fmonthly_cost\x18\x04 \x01(\x01R\vmonthlyCost\x12/\n" +
-	"\x05meter\x18\x05 \x01(\v2\x19.nightshift.scan.v1.MeterR\x05meter\"\xf6\x03\n" +
+	"\x05meter\x18\x05 \x01(\v2\x19.nightshift.scan.v1.MeterR\x05meter\x12@\n" +
+	"\x06counts\x18\x06 \x03(\v2(.nightshift.scan.v1.Progress.CountsEntryR\x06counts\x1a9\n" +
+	"\vCountsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xf6\x03\n" +
 	"\vObservation\x12\x1d\n" +
 	"\n" +
 	"finding_id\x18\x01 \x01(\tR\tfindingId\x12\x17\n" +
@@ -919,7 +934,7 @@ func file_nightshift_scan_v1_scan_proto_rawDescGZIP() []byte {
 }
 
 var file_nightshift_scan_v1_scan_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_nightshift_scan_v1_scan_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_nightshift_scan_v1_scan_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_nightshift_scan_v1_scan_proto_goTypes = []any{
 	(CoverageStatus)(0),           // 0: nightshift.scan.v1.CoverageStatus
 	(*Scope)(nil),                 // 1: nightshift.scan.v1.Scope
@@ -931,27 +946,29 @@ var file_nightshift_scan_v1_scan_proto_goTypes = []any{
 	(*Observation)(nil),           // 7: nightshift.scan.v1.Observation
 	(*Sighting)(nil),              // 8: nightshift.scan.v1.Sighting
 	nil,                           // 9: nightshift.scan.v1.Resource.TagsEntry
-	nil,                           // 10: nightshift.scan.v1.Observation.ParametersEntry
-	(v1.Category)(0),              // 11: nightshift.rule.v1.Category
-	(*v1.Verdict)(nil),            // 12: nightshift.rule.v1.Verdict
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	nil,                           // 10: nightshift.scan.v1.Progress.CountsEntry
+	nil,                           // 11: nightshift.scan.v1.Observation.ParametersEntry
+	(v1.Category)(0),              // 12: nightshift.rule.v1.Category
+	(*v1.Verdict)(nil),            // 13: nightshift.rule.v1.Verdict
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 }
 var file_nightshift_scan_v1_scan_proto_depIdxs = []int32{
 	9,  // 0: nightshift.scan.v1.Resource.tags:type_name -> nightshift.scan.v1.Resource.TagsEntry
 	0,  // 1: nightshift.scan.v1.Coverage.status:type_name -> nightshift.scan.v1.CoverageStatus
 	5,  // 2: nightshift.scan.v1.Progress.meter:type_name -> nightshift.scan.v1.Meter
-	11, // 3: nightshift.scan.v1.Observation.category:type_name -> nightshift.rule.v1.Category
-	2,  // 4: nightshift.scan.v1.Observation.resource:type_name -> nightshift.scan.v1.Resource
-	12, // 5: nightshift.scan.v1.Observation.verdict:type_name -> nightshift.rule.v1.Verdict
-	10, // 6: nightshift.scan.v1.Observation.parameters:type_name -> nightshift.scan.v1.Observation.ParametersEntry
-	13, // 7: nightshift.scan.v1.Observation.observed_at:type_name -> google.protobuf.Timestamp
-	13, // 8: nightshift.scan.v1.Sighting.first_seen:type_name -> google.protobuf.Timestamp
-	13, // 9: nightshift.scan.v1.Sighting.before:type_name -> google.protobuf.Timestamp
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	10, // 3: nightshift.scan.v1.Progress.counts:type_name -> nightshift.scan.v1.Progress.CountsEntry
+	12, // 4: nightshift.scan.v1.Observation.category:type_name -> nightshift.rule.v1.Category
+	2,  // 5: nightshift.scan.v1.Observation.resource:type_name -> nightshift.scan.v1.Resource
+	13, // 6: nightshift.scan.v1.Observation.verdict:type_name -> nightshift.rule.v1.Verdict
+	11, // 7: nightshift.scan.v1.Observation.parameters:type_name -> nightshift.scan.v1.Observation.ParametersEntry
+	14, // 8: nightshift.scan.v1.Observation.observed_at:type_name -> google.protobuf.Timestamp
+	14, // 9: nightshift.scan.v1.Sighting.first_seen:type_name -> google.protobuf.Timestamp
+	14, // 10: nightshift.scan.v1.Sighting.before:type_name -> google.protobuf.Timestamp
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_scan_v1_scan_proto_init() }
@@ -965,7 +982,7 @@ func file_nightshift_scan_v1_scan_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nightshift_scan_v1_scan_proto_rawDesc), len(file_nightshift_scan_v1_scan_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

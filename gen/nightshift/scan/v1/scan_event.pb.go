@@ -31,7 +31,7 @@ type ScopeRequested struct {
 	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
 	// What to scan.
 	Scope *Scope `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
-	// The run's parameters: rules, a comma-separated list of rule ids; empty means all.
+	// The run's parameters; of a scan: rules, a comma-separated list of rule ids, where empty means all.
 	Parameters map[string]string `protobuf:"bytes,3,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Role to assume; empty means the ambient credentials.
 	RoleArn string `protobuf:"bytes,4,opt,name=role_arn,json=roleArn,proto3" json:"role_arn,omitempty"`
@@ -42,7 +42,11 @@ type ScopeRequested struct {
 	// Retries allowed.
 	MaxRetries int32 `protobuf:"varint,7,opt,name=max_retries,json=maxRetries,proto3" json:"max_retries,omitempty"`
 	// Time allowed for one attempt.
-	Timeout       *durationpb.Duration `protobuf:"bytes,8,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,8,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Job name.
+	Job string `protobuf:"bytes,9,opt,name=job,proto3" json:"job,omitempty"`
+	// The time the run was planned for.
+	PlannedTime   *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=planned_time,json=plannedTime,proto3" json:"planned_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -129,6 +133,20 @@ func (x *ScopeRequested) GetMaxRetries() int32 {
 func (x *ScopeRequested) GetTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.Timeout
+	}
+	return nil
+}
+
+func (x *ScopeRequested) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *ScopeRequested) GetPlannedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PlannedTime
 	}
 	return nil
 }
@@ -274,7 +292,7 @@ var File_nightshift_scan_v1_scan_event_proto protoreflect.FileDescriptor
 
 const file_nightshift_scan_v1_scan_event_proto_rawDesc = "" +
 	"\n" +
-	"#nightshift/scan/v1/scan_event.proto\x12\x12nightshift.scan.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\x9b\x03\n" +
+	"#nightshift/scan/v1/scan_event.proto\x12\x12nightshift.scan.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\xec\x03\n" +
 	"\x0eScopeRequested\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12/\n" +
 	"\x05scope\x18\x02 \x01(\v2\x19.nightshift.scan.v1.ScopeR\x05scope\x12R\n" +
@@ -287,7 +305,10 @@ const file_nightshift_scan_v1_scan_event_proto_rawDesc = "" +
 	"\tpartition\x18\x06 \x01(\tR\tpartition\x12\x1f\n" +
 	"\vmax_retries\x18\a \x01(\x05R\n" +
 	"maxRetries\x123\n" +
-	"\atimeout\x18\b \x01(\v2\x19.google.protobuf.DurationR\atimeout\x1a=\n" +
+	"\atimeout\x18\b \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x10\n" +
+	"\x03job\x18\t \x01(\tR\x03job\x12=\n" +
+	"\fplanned_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\vplannedTime\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf1\x03\n" +
@@ -326,28 +347,29 @@ var file_nightshift_scan_v1_scan_event_proto_goTypes = []any{
 	nil,                           // 2: nightshift.scan.v1.ScopeRequested.ParametersEntry
 	(*Scope)(nil),                 // 3: nightshift.scan.v1.Scope
 	(*durationpb.Duration)(nil),   // 4: google.protobuf.Duration
-	(*Coverage)(nil),              // 5: nightshift.scan.v1.Coverage
-	(*Tally)(nil),                 // 6: nightshift.scan.v1.Tally
-	(*Meter)(nil),                 // 7: nightshift.scan.v1.Meter
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*Coverage)(nil),              // 6: nightshift.scan.v1.Coverage
+	(*Tally)(nil),                 // 7: nightshift.scan.v1.Tally
+	(*Meter)(nil),                 // 8: nightshift.scan.v1.Meter
 	(*Progress)(nil),              // 9: nightshift.scan.v1.Progress
 }
 var file_nightshift_scan_v1_scan_event_proto_depIdxs = []int32{
 	3,  // 0: nightshift.scan.v1.ScopeRequested.scope:type_name -> nightshift.scan.v1.Scope
 	2,  // 1: nightshift.scan.v1.ScopeRequested.parameters:type_name -> nightshift.scan.v1.ScopeRequested.ParametersEntry
 	4,  // 2: nightshift.scan.v1.ScopeRequested.timeout:type_name -> google.protobuf.Duration
-	3,  // 3: nightshift.scan.v1.ScopeFinished.scope:type_name -> nightshift.scan.v1.Scope
-	5,  // 4: nightshift.scan.v1.ScopeFinished.coverage:type_name -> nightshift.scan.v1.Coverage
-	6,  // 5: nightshift.scan.v1.ScopeFinished.tallies:type_name -> nightshift.scan.v1.Tally
-	7,  // 6: nightshift.scan.v1.ScopeFinished.meter:type_name -> nightshift.scan.v1.Meter
-	8,  // 7: nightshift.scan.v1.ScopeFinished.start_time:type_name -> google.protobuf.Timestamp
-	8,  // 8: nightshift.scan.v1.ScopeFinished.end_time:type_name -> google.protobuf.Timestamp
-	9,  // 9: nightshift.scan.v1.ScopeFinished.progress:type_name -> nightshift.scan.v1.Progress
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	5,  // 3: nightshift.scan.v1.ScopeRequested.planned_time:type_name -> google.protobuf.Timestamp
+	3,  // 4: nightshift.scan.v1.ScopeFinished.scope:type_name -> nightshift.scan.v1.Scope
+	6,  // 5: nightshift.scan.v1.ScopeFinished.coverage:type_name -> nightshift.scan.v1.Coverage
+	7,  // 6: nightshift.scan.v1.ScopeFinished.tallies:type_name -> nightshift.scan.v1.Tally
+	8,  // 7: nightshift.scan.v1.ScopeFinished.meter:type_name -> nightshift.scan.v1.Meter
+	5,  // 8: nightshift.scan.v1.ScopeFinished.start_time:type_name -> google.protobuf.Timestamp
+	5,  // 9: nightshift.scan.v1.ScopeFinished.end_time:type_name -> google.protobuf.Timestamp
+	9,  // 10: nightshift.scan.v1.ScopeFinished.progress:type_name -> nightshift.scan.v1.Progress
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_scan_v1_scan_event_proto_init() }

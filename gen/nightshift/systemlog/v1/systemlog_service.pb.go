@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -30,7 +31,8 @@ type ListEntriesRequest struct {
 	// Token of the page before, from the same filter; empty for the first.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Filter as in AIP-160 over id, time, level, event, message, service, job, run_id, account and region, such as
-	// `level >= "WARN" AND time > "2026-01-02T00:00:00Z"`. Levels compare by rank. Empty: all.
+	// `level >= "WARN" AND time > "2026-01-02T00:00:00Z"`. Levels compare by rank; `message : "throttled"` finds text in it.
+	// Empty: all.
 	Filter        string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -142,11 +144,112 @@ func (x *ListEntriesResponse) GetNextPageToken() string {
 	return ""
 }
 
+// WatchEntriesRequest says which entries to stream.
+type WatchEntriesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Filter as in ListEntries. Empty: all.
+	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Begin with entries written after this time, at most an hour ago. Unset: with the next one.
+	SinceTime     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchEntriesRequest) Reset() {
+	*x = WatchEntriesRequest{}
+	mi := &file_nightshift_systemlog_v1_systemlog_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchEntriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchEntriesRequest) ProtoMessage() {}
+
+func (x *WatchEntriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_systemlog_v1_systemlog_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchEntriesRequest.ProtoReflect.Descriptor instead.
+func (*WatchEntriesRequest) Descriptor() ([]byte, []int) {
+	return file_nightshift_systemlog_v1_systemlog_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *WatchEntriesRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *WatchEntriesRequest) GetSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SinceTime
+	}
+	return nil
+}
+
+// WatchEntriesResponse is what was written.
+type WatchEntriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of writing; empty as a sign of life.
+	Entries       []*Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchEntriesResponse) Reset() {
+	*x = WatchEntriesResponse{}
+	mi := &file_nightshift_systemlog_v1_systemlog_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchEntriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchEntriesResponse) ProtoMessage() {}
+
+func (x *WatchEntriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_systemlog_v1_systemlog_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchEntriesResponse.ProtoReflect.Descriptor instead.
+func (*WatchEntriesResponse) Descriptor() ([]byte, []int) {
+	return file_nightshift_systemlog_v1_systemlog_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *WatchEntriesResponse) GetEntries() []*Entry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
 var File_nightshift_systemlog_v1_systemlog_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_systemlog_v1_systemlog_service_proto_rawDesc = "" +
 	"\n" +
-	"/nightshift/systemlog/v1/systemlog_service.proto\x12\x17nightshift.systemlog.v1\x1a\x1bbuf/validate/validate.proto\x1a'nightshift/systemlog/v1/systemlog.proto\"{\n" +
+	"/nightshift/systemlog/v1/systemlog_service.proto\x12\x17nightshift.systemlog.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'nightshift/systemlog/v1/systemlog.proto\"{\n" +
 	"\x12ListEntriesRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -154,9 +257,16 @@ const file_nightshift_systemlog_v1_systemlog_service_proto_rawDesc = "" +
 	"\x06filter\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xa0\x1fR\x06filter\"w\n" +
 	"\x13ListEntriesResponse\x128\n" +
 	"\aentries\x18\x01 \x03(\v2\x1e.nightshift.systemlog.v1.EntryR\aentries\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2|\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"r\n" +
+	"\x13WatchEntriesRequest\x12 \n" +
+	"\x06filter\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xa0\x1fR\x06filter\x129\n" +
+	"\n" +
+	"since_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tsinceTime\"P\n" +
+	"\x14WatchEntriesResponse\x128\n" +
+	"\aentries\x18\x01 \x03(\v2\x1e.nightshift.systemlog.v1.EntryR\aentries2\xeb\x01\n" +
 	"\x10SystemLogService\x12h\n" +
-	"\vListEntries\x12+.nightshift.systemlog.v1.ListEntriesRequest\x1a,.nightshift.systemlog.v1.ListEntriesResponseB\xea\x01\n" +
+	"\vListEntries\x12+.nightshift.systemlog.v1.ListEntriesRequest\x1a,.nightshift.systemlog.v1.ListEntriesResponse\x12m\n" +
+	"\fWatchEntries\x12,.nightshift.systemlog.v1.WatchEntriesRequest\x1a-.nightshift.systemlog.v1.WatchEntriesResponse0\x01B\xea\x01\n" +
 	"\x1bcom.nightshift.systemlog.v1B\x15SystemlogServiceProtoP\x01Z6nightshift.dev/gen/nightshift/systemlog/v1;systemlogv1\xa2\x02\x03NSX\xaa\x02\x17Nightshift.Systemlog.V1\xca\x02\x17Nightshift\\Systemlog\\V1\xe2\x02#Nightshift\\Systemlog\\V1\\GPBMetadata\xea\x02\x19Nightshift::Systemlog::V1b\x06proto3"
 
 var (
@@ -171,21 +281,28 @@ func file_nightshift_systemlog_v1_systemlog_service_proto_rawDescGZIP() []byte {
 	return file_nightshift_systemlog_v1_systemlog_service_proto_rawDescData
 }
 
-var file_nightshift_systemlog_v1_systemlog_service_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_nightshift_systemlog_v1_systemlog_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_nightshift_systemlog_v1_systemlog_service_proto_goTypes = []any{
-	(*ListEntriesRequest)(nil),  // 0: nightshift.systemlog.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil), // 1: nightshift.systemlog.v1.ListEntriesResponse
-	(*Entry)(nil),               // 2: nightshift.systemlog.v1.Entry
+	(*ListEntriesRequest)(nil),    // 0: nightshift.systemlog.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),   // 1: nightshift.systemlog.v1.ListEntriesResponse
+	(*WatchEntriesRequest)(nil),   // 2: nightshift.systemlog.v1.WatchEntriesRequest
+	(*WatchEntriesResponse)(nil),  // 3: nightshift.systemlog.v1.WatchEntriesResponse
+	(*Entry)(nil),                 // 4: nightshift.systemlog.v1.Entry
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
 }
 var file_nightshift_systemlog_v1_systemlog_service_proto_depIdxs = []int32{
-	2, // 0: nightshift.systemlog.v1.ListEntriesResponse.entries:type_name -> nightshift.systemlog.v1.Entry
-	0, // 1: nightshift.systemlog.v1.SystemLogService.ListEntries:input_type -> nightshift.systemlog.v1.ListEntriesRequest
-	1, // 2: nightshift.systemlog.v1.SystemLogService.ListEntries:output_type -> nightshift.systemlog.v1.ListEntriesResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	4, // 0: nightshift.systemlog.v1.ListEntriesResponse.entries:type_name -> nightshift.systemlog.v1.Entry
+	5, // 1: nightshift.systemlog.v1.WatchEntriesRequest.since_time:type_name -> google.protobuf.Timestamp
+	4, // 2: nightshift.systemlog.v1.WatchEntriesResponse.entries:type_name -> nightshift.systemlog.v1.Entry
+	0, // 3: nightshift.systemlog.v1.SystemLogService.ListEntries:input_type -> nightshift.systemlog.v1.ListEntriesRequest
+	2, // 4: nightshift.systemlog.v1.SystemLogService.WatchEntries:input_type -> nightshift.systemlog.v1.WatchEntriesRequest
+	1, // 5: nightshift.systemlog.v1.SystemLogService.ListEntries:output_type -> nightshift.systemlog.v1.ListEntriesResponse
+	3, // 6: nightshift.systemlog.v1.SystemLogService.WatchEntries:output_type -> nightshift.systemlog.v1.WatchEntriesResponse
+	5, // [5:7] is the sub-list for method output_type
+	3, // [3:5] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_systemlog_v1_systemlog_service_proto_init() }
@@ -200,7 +317,7 @@ func file_nightshift_systemlog_v1_systemlog_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nightshift_systemlog_v1_systemlog_service_proto_rawDesc), len(file_nightshift_systemlog_v1_systemlog_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,7 +19,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SystemLogService_ListEntries_FullMethodName = "/nightshift.systemlog.v1.SystemLogService/ListEntries"
+	SystemLogService_ListEntries_FullMethodName  = "/nightshift.systemlog.v1.SystemLogService/ListEntries"
+	SystemLogService_WatchEntries_FullMethodName = "/nightshift.systemlog.v1.SystemLogService/WatchEntries"
 )
 
 // SystemLogServiceClient is the client API for SystemLogService service.
@@ -30,6 +31,8 @@ const (
 type SystemLogServiceClient interface {
 	// ListEntries returns entries, newest first.
 	ListEntries(ctx context.Context, in *ListEntriesRequest, opts ...grpc.CallOption) (*ListEntriesResponse, error)
+	// WatchEntries streams entries as they are written, oldest first, until the caller ends it. Each entry comes once.
+	WatchEntries(ctx context.Context, in *WatchEntriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEntriesResponse], error)
 }
 
 type systemLogServiceClient struct {
@@ -50,6 +53,25 @@ func (c *systemLogServiceClient) ListEntries(ctx context.Context, in *ListEntrie
 	return out, nil
 }
 
+func (c *systemLogServiceClient) WatchEntries(ctx context.Context, in *WatchEntriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEntriesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SystemLogService_ServiceDesc.Streams[0], SystemLogService_WatchEntries_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchEntriesRequest, WatchEntriesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SystemLogService_WatchEntriesClient = grpc.ServerStreamingClient[WatchEntriesResponse]
+
 // SystemLogServiceServer is the server API for SystemLogService service.
 // All implementations must embed UnimplementedSystemLogServiceServer
 // for forward compatibility.
@@ -58,6 +80,8 @@ func (c *systemLogServiceClient) ListEntries(ctx context.Context, in *ListEntrie
 type SystemLogServiceServer interface {
 	// ListEntries returns entries, newest first.
 	ListEntries(context.Context, *ListEntriesRequest) (*ListEntriesResponse, error)
+	// WatchEntries streams entries as they are written, oldest first, until the caller ends it. Each entry comes once.
+	WatchEntries(*WatchEntriesRequest, grpc.ServerStreamingServer[WatchEntriesResponse]) error
 	mustEmbedUnimplementedSystemLogServiceServer()
 }
 
@@ -70,6 +94,9 @@ type UnimplementedSystemLogServiceServer struct{}
 
 func (UnimplementedSystemLogServiceServer) ListEntries(context.Context, *ListEntriesRequest) (*ListEntriesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEntries not implemented")
+}
+func (UnimplementedSystemLogServiceServer) WatchEntries(*WatchEntriesRequest, grpc.ServerStreamingServer[WatchEntriesResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchEntries not implemented")
 }
 func (UnimplementedSystemLogServiceServer) mustEmbedUnimplementedSystemLogServiceServer() {}
 func (UnimplementedSystemLogServiceServer) testEmbeddedByValue()                          {}
@@ -110,6 +137,17 @@ func _SystemLogService_ListEntries_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SystemLogService_WatchEntries_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchEntriesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SystemLogServiceServer).WatchEntries(m, &grpc.GenericServerStream[WatchEntriesRequest, WatchEntriesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SystemLogService_WatchEntriesServer = grpc.ServerStreamingServer[WatchEntriesResponse]
+
 // SystemLogService_ServiceDesc is the grpc.ServiceDesc for SystemLogService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +160,12 @@ var SystemLogService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _SystemLogService_ListEntries_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchEntries",
+			Handler:       _SystemLogService_WatchEntries_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "nightshift/systemlog/v1/systemlog_service.proto",
 }
