@@ -284,7 +284,8 @@ func (tx *transaction) holdBack(ctx context.Context, judged []*judgement, byID m
 			return nil, err
 		}
 	}
-	_, err := tx.NewInsert().Model(&rows).On("CONFLICT (finding_id) DO UPDATE").Set("kind = EXCLUDED.kind").Set("time = EXCLUDED.time").Set("observation = EXCLUDED.observation").Exec(ctx)
+	_, err := tx.NewInsert().Model(&rows).On("CONFLICT (finding_id) DO UPDATE").Set("kind = EXCLUDED.kind").Set("time = EXCLUDED.time").Set("observation = EXCLUDED.observation").
+		Where("h.time <= EXCLUDED.time").Exec(ctx)
 	return kept, err
 }
 
@@ -405,7 +406,7 @@ func (s *Service) ListHolds(ctx context.Context, req *findingv1.ListHoldsRequest
 		return nil, err
 	}
 	rows, next, err := list(ctx, holdOrder, req.GetPageToken(), page.Size(req.GetPageSize()), []string{"holds"}, func() *bun.SelectQuery {
-		return db.NewSelect().Model((*holdRow)(nil)).ColumnExpr("o.*, h.*").Join(`CROSS JOIN LATERAL (
+		return db.NewSelect().Model((*holdRow)(nil)).ColumnExpr("o.run_id, o.service, o.account, o.time, o.before, h.*").Join(`CROSS JOIN LATERAL (
 			SELECT count(*) FILTER (WHERE kind = 1) AS opens, count(*) FILTER (WHERE kind = 4) AS reopens, count(*) FILTER (WHERE kind = 3) AS resolves
 			FROM held h WHERE h.run_id = o.run_id AND h.service = o.service AND h.account = o.account) h`).
 			Where("h.opens + h.reopens + h.resolves > 0")
