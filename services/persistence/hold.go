@@ -127,12 +127,12 @@ func (tx *transaction) pendingHolds(ctx context.Context, byID map[string]*observ
 		}
 		pending[h.FindingID] = h
 	}
-	return pending, tx.forget(ctx, wrong)
+	return pending, tx.dropHeld(ctx, wrong)
 }
 
-// forget removes rows of held, and the holds they were the last of unless the
+// dropHeld removes rows of held, and the holds they were the last of unless the
 // run was released.
-func (tx *transaction) forget(ctx context.Context, rows []*heldRow) error {
+func (tx *transaction) dropHeld(ctx context.Context, rows []*heldRow) error {
 	if len(rows) == 0 {
 		return nil
 	}
@@ -262,7 +262,7 @@ func (tx *transaction) holdBack(ctx context.Context, judged []*judgement, byID m
 			}
 		}
 	}
-	if err := tx.forget(ctx, over); err != nil {
+	if err := tx.dropHeld(ctx, over); err != nil {
 		return nil, err
 	}
 	for k, c := range done {
@@ -526,7 +526,7 @@ func (s *Service) eachHeld(ctx context.Context, runID, account, actor, event str
 			if err != nil || len(rows) == 0 {
 				return err
 			}
-			if err := tx.forget(ctx, rows); err != nil {
+			if err := tx.dropHeld(ctx, rows); err != nil {
 				return err
 			}
 			if err := do(ctx, tx, k, rows); err != nil {
