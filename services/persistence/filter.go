@@ -2,6 +2,7 @@ package persistence
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"math"
 	"slices"
@@ -23,8 +24,11 @@ type fields map[string]field
 type field struct {
 	column string
 	kind   fieldKind
-	key    string           // of a map
-	values map[string]int64 // of an enum or a rank
+	key    string // of a map
+	// Of a number that can be unknown: the same with what is unknown above, or
+	// below, all others, as indexes have it.
+	above, below string
+	values       map[string]int64 // of an enum or a rank
 }
 
 type fieldKind int
@@ -296,7 +300,22 @@ func (p *predicate) apply(q *bun.SelectQuery) *bun.SelectQuery {
 		return q
 	}
 	sql, args := p.sql(nil)
-	return q.Where(sql, args...)
+	return p.hint(q.Where(sql, args...))
+}
+
+// hint adds conditions that follow from those there are, for indexes that
+// cannot answer these.
+func (p *predicate) hint(q *bun.SelectQuery) *bun.SelectQuery {
+	switch {
+	case p.op == filtering.FunctionAnd:
+		for _, o := range p.operands {
+			q = o.hint(q)
+		}
+	case p.op == filtering.FunctionEquals && p.field.kind == kindMap:
+		entry, _ := json.Marshal(map[string]any{p.field.key: p.value}) // texts
+		q = q.Where(p.field.column+" @> ?::jsonb", string(entry))
+	}
+	return q
 }
 
 // sql is the predicate with a placeholder for each value.
@@ -326,7 +345,16 @@ func (p *predicate) sql(args []any) (string, []any) {
 	}
 	switch p.field.kind {
 	case kindNumber:
-		return column + " " + p.op + " ?::float8", append(args, p.value)
+		compare := column + " " + p.op + " ?::float8"
+		args = append(args, p.value)
+		// The second says nothing new, also not of what is unknown: that it holds leaves the first to decide.
+		switch {
+		case p.field.above != "" && strings.HasPrefix(p.op, ">"):
+			return "(" + compare + " AND " + p.field.above + " " + p.op + " ?::float8)", append(args, p.value)
+		case p.field.below != "" && strings.HasPrefix(p.op, "<"):
+			return "(" + compare + " AND " + p.field.below + " " + p.op + " ?::float8)", append(args, p.value)
+		}
+		return compare, args
 	case kindTime:
 		return column + " " + p.op + " ?::timestamptz", append(args, p.value)
 	default:

@@ -241,7 +241,7 @@ var findingFields = fields{
 	"acknowledged":     {column: "(f.ack IS NOT NULL)::int", kind: kindEnum, values: map[string]int64{"FALSE": 0, "TRUE": 1}},
 	"title":            {column: "f.title", kind: kindText},
 	"last_run_id":      {column: "c.last_run_id", kind: kindText},
-	"monthly_cost":     {column: "f.cost_high", kind: kindNumber},
+	"monthly_cost":     {column: "f.cost_high", kind: kindNumber, above: "coalesce(f.cost_high, 'Infinity')", below: "coalesce(f.cost_high, '-Infinity')"},
 	"monthly_cost_low": {column: "f.cost_low", kind: kindNumber},
 	"reopen_count":     {column: "f.reopen_count", kind: kindInteger},
 	"first_seen":       {column: "f.first_seen", kind: kindTime},

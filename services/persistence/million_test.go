@@ -20,8 +20,10 @@ import (
 )
 
 // million is a service with a million findings, or as many as
-// NIGHTSHIFT_FINDINGS says: of a hundred accounts, five regions, twelve rules
-// and forty owners, a third of them open, each with one transition.
+// NIGHTSHIFT_FINDINGS says: of a hundred accounts with four owners each, five
+// regions and twelve rules, a third of them open, each with one transition. They
+// are kept in the database that NIGHTSHIFT_MILLION names, if it does, and not
+// made again.
 func million(b *testing.B) (*Service, int) {
 	b.Helper()
 	n := 1_000_000
@@ -31,7 +33,12 @@ func million(b *testing.B) (*Service, int) {
 			b.Fatal(err)
 		}
 	}
-	dsn := devtest.DB(b, Migrate)
+	dsn := os.Getenv("NIGHTSHIFT_MILLION")
+	if dsn == "" {
+		dsn = devtest.DB(b, Migrate)
+	} else if err := Migrate(b.Context(), dsn); err != nil {
+		b.Fatal(err)
+	}
 	s, _ := replica(b, dsn)
 	// Without the service's time limit.
 	cc, err := pgx.ParseConfig(dsn)
@@ -41,6 +48,28 @@ func million(b *testing.B) (*Service, int) {
 	cc.RuntimeParams["work_mem"] = "256MB"
 	raw := bun.NewDB(stdlib.OpenDB(*cc), pgdialect.New())
 	defer raw.Close()
+	if there, err := raw.NewSelect().Table("findings").Count(b.Context()); err != nil || there >= int64(n) {
+		if err != nil {
+			b.Fatal(err)
+		}
+		return s, n
+	}
+	// Indexes and sums are made when all is there.
+	var indexes []struct{ Indexname, Indexdef string }
+	err = raw.NewRaw("SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'findings' AND indexname <> 'findings_pkey'").Scan(b.Context(), &indexes)
+	if err != nil {
+		b.Fatal(err)
+	}
+	run := func(sql string) {
+		b.Helper()
+		if _, err := raw.ExecContext(b.Context(), sql); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, i := range indexes {
+		run("DROP INDEX " + i.Indexname)
+	}
+	run("ALTER TABLE findings DISABLE TRIGGER USER")
 	o := benchViolation(7, at(0))
 	f := newFinding("job/0", here, o)
 	if err := f.fill(o); err != nil {
@@ -62,11 +91,11 @@ func million(b *testing.B) (*Service, int) {
 				INSERT INTO findings (id, service, account, region, rule_id, rule_version, category, state, severity, resource_arn, resource_id, resource_type, resource_name, title, owner, resource_owner,
 					cost_low, cost_high, cost, parameters, tags, exemption, detail, resource_hash, fingerprint, since, first_seen, evidence_time, resolve_time)
 				SELECT md5(i::text), 'waste', lpad((h % 100)::text, 12, '0'), 'region-' || h / 100 % 5, 'rule-' || h / 500 % 12, 1, h / 500 % 12 % 2 + 1,
-					CASE WHEN h / 6000 % 100 < 30 THEN 1 WHEN h / 6000 % 100 < 90 THEN 2 WHEN h / 6000 % 100 < 95 THEN 3 ELSE 4 END, h / 7 % 5 + 1,
-					'arn:aws:ec2:region:' || lpad((h % 100)::text, 12, '0') || ':volume/vol-' || i, 'vol-' || i, 'AWS::EC2::Volume', 'disk ' || i, 'Unattached volume', 'team-' || h / 11 % 40, 'team-' || h / 11 % 40,
-					CASE WHEN h / 13 % 10 > 0 THEN h / 13 % 50000 / 100.0 END, CASE WHEN h / 13 % 10 > 0 THEN h / 13 % 50000 / 100.0 END, ?2, '{"days": "14"}', jsonb_build_object('Owner', 'team-' || h / 11 % 40, 'env', 'production', 'app', 'app-' || h % 977),
-					CASE WHEN h / 6000 % 100 >= 95 THEN '\x0a'::bytea END, ?3, i, i, now(), timestamptz '2026-01-01' + make_interval(secs => h % 20000000), now(),
-					CASE WHEN h / 6000 % 100 BETWEEN 30 AND 89 THEN timestamptz '2026-09-01' + make_interval(secs => h % 5000000) END
+					CASE WHEN h / 6007 % 100 < 30 THEN 1 WHEN h / 6007 % 100 < 90 THEN 2 WHEN h / 6007 % 100 < 95 THEN 3 ELSE 4 END, CASE WHEN h / 7 % 10 = 0 THEN 5 ELSE h / 500 % 12 % 4 + 1 END,
+					'arn:aws:ec2:region:' || lpad((h % 100)::text, 12, '0') || ':volume/vol-' || i, 'vol-' || i, 'AWS::EC2::Volume', 'disk ' || i, 'Unattached volume', 'team-' || h % 40 + h / 11 % 4, 'team-' || h % 40 + h / 11 % 4,
+					CASE WHEN h / 13 % 10 > 0 THEN h / 13 % 50000 / 100.0 END, CASE WHEN h / 13 % 10 > 0 THEN h / 13 % 50000 / 100.0 END, ?2, '{"days": "14"}', jsonb_build_object('Owner', 'team-' || h % 40 + h / 11 % 4, 'env', 'production', 'app', 'app-' || h % 977),
+					CASE WHEN h / 6007 % 100 >= 95 THEN '\x0a00'::bytea END, ?3, i, i, now(), timestamptz '2026-01-01' + make_interval(secs => h % 20000000), now(),
+					CASE WHEN h / 6007 % 100 BETWEEN 30 AND 89 THEN timestamptz '2026-09-01' + make_interval(secs => h % 5000000) END
 				FROM g RETURNING id)
 			INSERT INTO checks (id, last_seen, last_run_id, checked_time, checked_run_id)
 			SELECT md5(i::text), timestamptz '2026-09-01' + make_interval(secs => h % 5000000), 'job/' || h % 50, now(), 'job/' || h % 50 FROM g`, from, min(from+chunk, n), f.Cost, f.Detail).Exec(b.Context())
@@ -78,17 +107,22 @@ func million(b *testing.B) (*Service, int) {
 			b.Fatal(err)
 		}
 	}
-	if _, err := raw.ExecContext(b.Context(), "VACUUM ANALYZE findings, checks, transitions, finding_sums"); err != nil {
-		b.Fatal(err)
+	for _, i := range indexes {
+		run(i.Indexdef)
 	}
+	run("ALTER TABLE findings ENABLE TRIGGER USER")
+	run(`INSERT INTO finding_sums SELECT account, region, service, rule_id, category, state, severity, owner, 0,
+		count(*), count(*) FILTER (WHERE cost_high IS NULL), sum(millionths(cost_low)), sum(millionths(cost_high)) FROM findings GROUP BY 1, 2, 3, 4, 5, 6, 7, 8`)
+	run("VACUUM ANALYZE findings, checks, transitions, finding_sums")
 	return s, n
 }
 
-// percentiles times calls and reports the median and the slowest of a hundred.
+// percentiles times calls, a hundred or as many as fit into ten seconds, and
+// reports the median and the 99th percentile.
 func percentiles(b *testing.B, call func(i int) error) {
 	b.Helper()
 	var took []time.Duration
-	for i := 0; b.Loop() || i < 20; i++ {
+	for i, began := 0, time.Now(); i < 100 && (i < 3 || time.Since(began) < 10*time.Second); i++ {
 		start := time.Now()
 		if err := call(i); err != nil {
 			b.Fatal(err)
@@ -103,7 +137,7 @@ func percentiles(b *testing.B, call func(i int) error) {
 }
 
 // BenchmarkMillion gives how long it takes to list, count, add up and watch a
-// million findings: go test ./services/persistence -run ^$ -bench Million -benchtime 2s
+// million findings: go test ./services/persistence -run ^$ -bench Million -benchtime 1x
 func BenchmarkMillion(b *testing.B) {
 	s, n := million(b)
 	filters := map[string]string{
