@@ -41,11 +41,11 @@ func (c *cut) addr() string { return c.proxy.Listen }
 var ills = []struct{ name, toxics string }{
 	{"gone", ""}, // connections break, new ones are refused
 	{"slow", `{"type":"latency","attributes":{"latency":300,"jitter":200}}`},
-	{"narrow", `{"type":"bandwidth","attributes":{"rate":50}}`},            // kB/s
-	{"silent", `{"type":"timeout","attributes":{"timeout":0}}`},            // nothing passes, and nobody is told
-	{"resetting", `{"type":"reset_peer","attributes":{"timeout":100}}`},    // ms after each connection is made
-	{"breaking", `{"type":"limit_data","attributes":{"bytes":20000}}`},     // in the middle of what is said
-	{"half silent", `{"type":"timeout","attributes":{"timeout":0}}`}, // requests arrive, answers do not
+	{"narrow", `{"type":"bandwidth","attributes":{"rate":50}}`},         // kB/s
+	{"silent", `{"type":"timeout","attributes":{"timeout":0}}`},         // nothing passes, and nobody is told
+	{"resetting", `{"type":"reset_peer","attributes":{"timeout":100}}`}, // ms after each connection is made
+	{"breaking", `{"type":"limit_data","attributes":{"bytes":20000}}`},  // in the middle of what is said
+	{"half silent", `{"type":"timeout","attributes":{"timeout":0}}`},    // requests arrive, answers do not
 }
 
 // hurt makes the network ill for d and then well.

@@ -180,7 +180,7 @@ func (s *stack) fires(ctx context.Context, rate int, lasting time.Duration, nats
 	}
 	from := time.Now().Truncate(step).Add(2 * step)
 
-	d := newDriver(t, 1, 5*time.Second, s.victims("scheduler")...)
+	d := newDriver(t, 1, either(5*time.Second, 3*time.Second), s.victims("scheduler")...)
 	d.actions, d.longest = []string{actKill, actFreeze}, 5*time.Second
 	firing, done := context.WithTimeout(ctx, lasting)
 	defer done()
@@ -300,7 +300,7 @@ func (f *tally) check(s *stack, jobs int, step time.Duration, from, to time.Time
 			early = append(early, -l)
 		}
 	}
-	t.Logf("fired %d times in %v (%.0f/s by %d jobs): %d doubled, %d missed", len(late), to.Sub(from), float64(len(late))/max(1, to.Sub(from).Seconds()), jobs, doubled, missed)
+	t.Logf("fired %d times in %v (%.0f/s by %d jobs): %d doubled, %d missed", len(late), to.Sub(from)+step, float64(len(late))/(to.Sub(from)+step).Seconds(), jobs, doubled, missed)
 	t.Logf("lateness: %v; early: %v", late, early)
 	t.Logf("schedulers struck %d times %v; the latest fire within 5 s of a strike: %v; worst: %s", len(strikes), count(strikes), after, worstStrike)
 	if len(natsStrikes) > 0 {
