@@ -550,15 +550,14 @@ func (c *cli) watchFindings(ctx context.Context, filter, token string, fromStart
 	}
 	p := newPrinter(c, func(r *findingv1.WatchFindingsResponse) object { return tree(r) }, watchColumns)
 	c.say("watching; Ctrl-C ends it")
-	seen := false
-	for {
+	err = c.endless(ctx, func() (answered bool, err error) {
 		stream, err := api.WatchFindings(ctx, &findingv1.WatchFindingsRequest{Filter: filter, ResumeToken: token, FromStart: fromStart && token == ""})
 		for err == nil {
 			var r *findingv1.WatchFindingsResponse
 			if r, err = stream.Recv(); err != nil {
 				break
 			}
-			seen = true
+			answered = true
 			if r.GetResumeToken() != "" {
 				token = r.GetResumeToken()
 			}
@@ -570,12 +569,28 @@ func (c *cli) watchFindings(ctx context.Context, filter, token string, fromStart
 				continue
 			}
 			if err := p.add(r); err != nil {
-				return err
+				return answered, err
 			}
 		}
+		return answered, err
+	})
+	if err != nil {
+		return err
+	}
+	return p.close()
+}
+
+// endless opens a stream without an end again and again until ctx ends, which
+// is the usual end of watching. A service that goes away is waited for, one
+// that never answered is not.
+func (c *cli) endless(ctx context.Context, stream func() (answered bool, err error)) error {
+	seen := false
+	for {
+		answered, err := stream()
+		seen = seen || answered
 		switch {
-		case errors.Is(context.Cause(ctx), errTimeout) || ctx.Err() != nil: // the usual end of a watch
-			return p.close()
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // the stream broke off because it was to
 		case errors.Is(err, io.EOF), seen && errors.Is(err, errs.Unavailable):
 			c.say("the connection is gone; trying again")
 			select {

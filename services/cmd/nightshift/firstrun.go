@@ -155,7 +155,10 @@ func (u *everything) runJobs(ctx context.Context) ([]*runv1.Run, error) {
 				return nil, err
 			}
 		}
-		r, err := jobs.RunJob(ctx, &jobv1.RunJobRequest{Name: job, RequestId: u.state.Asked[job], RequestedBy: "nightshift up"})
+		r, err := jobs.RunJob(ctx, &jobv1.RunJobRequest{
+			Name: job, RequestId: u.state.Asked[job], RequestedBy: "nightshift up",
+			OverlapPolicy: jobv1.OverlapPolicy_OVERLAP_POLICY_ALLOW, // its schedule may have begun one this minute
+		})
 		if err != nil {
 			return nil, fmt.Errorf("job %s: %w", job, err)
 		}

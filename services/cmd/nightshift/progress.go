@@ -29,6 +29,7 @@ type progress struct {
 	ended  int
 	want   int
 	last   time.Time // of the last plain line
+	what   string    // what the run waits for, while it does
 }
 
 // scopeLine is one account and region.
@@ -148,6 +149,12 @@ func (p *progress) advance(l *scopeLine, now *scanv1.Progress) {
 	p.sum.Verdicts += now.GetVerdicts() - was.GetVerdicts()
 	p.sum.Violations += now.GetViolations() - was.GetViolations()
 	p.sum.MonthlyCost += now.GetMonthlyCost() - was.GetMonthlyCost()
+	for k, v := range now.GetCounts() {
+		if p.sum.Counts == nil {
+			p.sum.Counts = map[string]int64{}
+		}
+		p.sum.Counts[k] += v - was.GetCounts()[k]
+	}
 	n, w := now.GetMeter(), was.GetMeter()
 	p.meter.Calls += n.GetCalls() - w.GetCalls()
 	p.meter.Retries += n.GetRetries() - w.GetRetries()
@@ -173,8 +180,18 @@ func (p *progress) summary() string {
 	if p.want > 0 {
 		of = "/" + count(int64(p.want))
 	}
-	return fmt.Sprintf("%d%s scopes · %s · %s · $%s a month · %s", p.ended, of, many(p.sum.Resources, "resource", "resources"),
-		many(p.sum.Violations, "finding", "findings"), thousands(p.sum.MonthlyCost), lasted(p.c.now().Sub(p.start)))
+	parts := []string{fmt.Sprintf("%d%s scopes", p.ended, of)}
+	if p.what != "" {
+		parts = append(parts, p.what)
+	}
+	if counted := counts(&p.sum); counted != "" {
+		parts = append(parts, counted)
+	}
+	if p.sum.GetResources() > 0 || p.sum.GetCounts() == nil && p.what == "" {
+		parts = append(parts, many(p.sum.Resources, "resource", "resources"), many(p.sum.Violations, "finding", "findings"),
+			"$"+thousands(p.sum.MonthlyCost)+" a month")
+	}
+	return strings.Join(append(parts, lasted(p.c.now().Sub(p.start))), " · ")
 }
 
 func (p *progress) totalLine() string {
@@ -194,12 +211,19 @@ func (p *progress) scopeText(l *scopeLine, frame int) string {
 	if l.end != "" {
 		mark = p.c.errPaint(l.paint, l.end)
 	}
-	findings := "findings"
-	if l.progress.GetViolations() == 1 {
-		findings = "finding " // as wide as the others
+	place := fmt.Sprintf("  %s %s  %s", mark, l.account, text.Pad(clean(l.region), 14, ' '))
+	if l.account == "-" { // work that is not about accounts
+		place = fmt.Sprintf("  %s %s", mark, text.Pad(clean(strings.Trim(l.region, "-")), 14, ' '))
 	}
-	s := fmt.Sprintf("  %s %s  %s %7s resources %5s %s %12s", mark, l.account, text.Pad(clean(l.region), 14, ' '),
-		count(l.progress.GetResources()), count(l.progress.GetViolations()), findings, knownCost(l.service, l.progress))
+	s := place + " " + counts(l.progress)
+	if scans(l.service) {
+		findings := "findings"
+		if l.progress.GetViolations() == 1 {
+			findings = "finding " // as wide as the others
+		}
+		s = fmt.Sprintf("%s %7s resources %5s %s %12s", place, count(l.progress.GetResources()), count(l.progress.GetViolations()), findings,
+			knownCost(l.service, l.progress))
+	}
 	if l.note != "" {
 		s += "  " + p.c.errPaint(l.paint, clean(l.note))
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,7 +29,7 @@ func (c *cli) runs() (runv1.RunServiceClient, error) {
 }
 
 func (c *cli) runsCommand() *cobra.Command {
-	return group("runs", "List, show and watch runs of jobs", c.runsList(), c.runsGet(), c.runsWatch())
+	return group("runs", "List, show, watch, cancel and retry runs of jobs", c.runsList(), c.runsGet(), c.runsWatch(), c.runsCancel(), c.runsRetry())
 }
 
 const noSuchRun = "\"nightshift runs list\" shows the runs there are."
@@ -49,7 +51,7 @@ var runColumns = []column[*runv1.Run]{
 	{name: "scopes", head: "Scopes", number: true, csv: func(r *runv1.Run) string { return strconv.Itoa(int(r.GetScopes().GetTotal())) },
 		text: func(r *runv1.Run) string {
 			s := r.GetScopes()
-			return fmt.Sprintf("%d/%d", s.GetSucceeded()+s.GetPartial()+s.GetFailed(), s.GetTotal())
+			return fmt.Sprintf("%d/%d", s.GetTotal()-s.GetPending()-s.GetRunning(), s.GetTotal())
 		}},
 	{name: "resources", head: "Resources", number: true, spare: 1, text: func(r *runv1.Run) string { return count(r.GetProgress().GetResources()) },
 		csv: func(r *runv1.Run) string { return strconv.FormatInt(r.GetProgress().GetResources(), 10) }},
@@ -61,6 +63,9 @@ var runColumns = []column[*runv1.Run]{
 	{name: "changed", number: true, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetChanged(), 10) }},
 	{name: "resolved", head: "Gone", number: true, spare: 1, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetResolved(), 10) }},
 	{name: "reopened", number: true, text: func(r *runv1.Run) string { return strconv.FormatInt(r.GetFindings().GetReopened(), 10) }},
+	{name: "counts", text: func(r *runv1.Run) string { return counts(r.GetProgress()) }},
+	{name: "requested_by", text: (*runv1.Run).GetRequestedBy},
+	{name: "retry_of", text: (*runv1.Run).GetRetryOf},
 	{name: "error", head: "Error", flex: 10, spare: 1, text: (*runv1.Run).GetError},
 }
 
@@ -68,10 +73,12 @@ func runPaint(r *runv1.Run) paint {
 	switch r.GetState() {
 	case runv1.RunState_RUN_STATE_SUCCEEDED:
 		return green
-	case runv1.RunState_RUN_STATE_PARTIAL:
+	case runv1.RunState_RUN_STATE_PARTIAL, runv1.RunState_RUN_STATE_CANCELLED:
 		return yellow
 	case runv1.RunState_RUN_STATE_FAILED:
 		return red
+	case runv1.RunState_RUN_STATE_SKIPPED, runv1.RunState_RUN_STATE_QUEUED:
+		return faint
 	default:
 		return cyan
 	}
@@ -204,20 +211,60 @@ func (c *cli) runCard(r *runv1.Run) {
 		took = lasted(r.GetEndTime().AsTime().Sub(r.GetStartTime().AsTime()))
 	}
 	f, p := r.GetFindings(), r.GetProgress()
-	c.card(r.GetId(),
-		fact{"state", name(r.GetState()), runPaint(r)},
-		fact{name: "error", text: r.GetError()},
-		fact{name: "cause", text: strings.TrimSuffix(strings.ToLower(name(r.GetCause()))+", by "+r.GetRequestedBy(), ", by ")},
-		fact{name: "started", text: when(r.GetStartTime())},
-		fact{name: "took", text: took},
-		fact{name: "parameters", text: pairs(r.GetParameters())},
-		fact{name: "looked at", text: fmt.Sprintf("%s in %s, %s", many(p.GetResources(), "resource", "resources"),
-			many(int64(r.GetScopes().GetTotal()), "scope", "scopes"), many(p.GetVerdicts(), "verdict", "verdicts"))},
-		fact{name: "found", text: fmt.Sprintf("%s, known cost %s a month", many(p.GetViolations(), "finding", "findings"), cmp.Or(knownCost(r.GetKind(), p), "$0.00"))},
-		fact{name: "of these", text: fmt.Sprintf("%s new, %s changed, %s as before, %s came back; %s resolved", count(f.GetOpened()), count(f.GetChanged()),
-			count(f.GetUnchanged()), count(f.GetReopened()), count(f.GetResolved()))},
-		fact{name: "asked of AWS", text: meterText(p.GetMeter())},
-	)
+	started := fact{name: "started", text: when(r.GetStartTime())}
+	switch r.GetState() {
+	case runv1.RunState_RUN_STATE_QUEUED:
+		started.name = "queued"
+	case runv1.RunState_RUN_STATE_SKIPPED:
+		started.name = "skipped"
+	}
+	facts := []fact{
+		{"state", name(r.GetState()), runPaint(r)},
+		{name: "why", text: r.GetError()},
+		{name: "cause", text: strings.TrimSuffix(strings.ToLower(name(r.GetCause()))+", by "+r.GetRequestedBy(), ", by ")},
+		{name: "retry of", text: r.GetRetryOf()},
+		{name: "planned for", text: when(r.GetPlannedTime())},
+		started,
+		{name: "took", text: took},
+		{name: "parameters", text: pairs(r.GetParameters())},
+		{name: "scopes", text: scopeCounts(r.GetScopes())},
+		{name: "counted", text: counts(p)},
+	}
+	if scans(r.GetKind()) {
+		facts = append(facts,
+			fact{name: "looked at", text: fmt.Sprintf("%s, %s", many(p.GetResources(), "resource", "resources"), many(p.GetVerdicts(), "verdict", "verdicts"))},
+			fact{name: "found", text: fmt.Sprintf("%s, known cost %s a month", many(p.GetViolations(), "finding", "findings"), cmp.Or(knownCost(r.GetKind(), p), "$0.00"))},
+			fact{name: "of these", text: fmt.Sprintf("%s new, %s changed, %s as before, %s came back; %s resolved", count(f.GetOpened()), count(f.GetChanged()),
+				count(f.GetUnchanged()), count(f.GetReopened()), count(f.GetResolved()))},
+			fact{name: "asked of AWS", text: meterText(p.GetMeter())})
+	}
+	c.card(r.GetId(), facts...)
+}
+
+// scans tells whether runs of a kind look at resources and judge them.
+func scans(kind string) bool { return slices.Contains(setNames(), kind) }
+
+// counts are the figures of work that counts something of its own.
+func counts(p *scanv1.Progress) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(p.GetCounts())) {
+		parts = append(parts, count(p.GetCounts()[k])+" "+clean(k))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// scopeCounts says how the scopes of a run stand.
+func scopeCounts(s *runv1.ScopeCounts) string {
+	parts := []string{count(int64(s.GetTotal()))}
+	for _, x := range []struct {
+		n    int32
+		what string
+	}{{s.GetPending(), "waiting"}, {s.GetRunning(), "at work"}, {s.GetSucceeded(), "done"}, {s.GetPartial(), "partial"}, {s.GetFailed(), "failed"}, {s.GetCancelled(), "cancelled"}} {
+		if x.n > 0 && x.n != s.GetTotal() || x.n > 0 && x.what != "done" {
+			parts = append(parts, count(int64(x.n))+" "+x.what)
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // knownCost is what the findings of a service's scan are known to cost a month.
@@ -257,6 +304,7 @@ var scopeColumns = []column[*runv1.RunScope]{
 			runv1.ScopeState_SCOPE_STATE_SUCCEEDED: runv1.RunState_RUN_STATE_SUCCEEDED,
 			runv1.ScopeState_SCOPE_STATE_PARTIAL:   runv1.RunState_RUN_STATE_PARTIAL,
 			runv1.ScopeState_SCOPE_STATE_FAILED:    runv1.RunState_RUN_STATE_FAILED,
+			runv1.ScopeState_SCOPE_STATE_CANCELLED: runv1.RunState_RUN_STATE_CANCELLED,
 		}[s.GetState()]})
 	}},
 	{head: "Resources", number: true, text: func(s *runv1.RunScope) string { return count(s.GetProgress().GetResources()) }},
@@ -272,6 +320,7 @@ var scopeColumns = []column[*runv1.RunScope]{
 		return lasted(s.GetEndTime().AsTime().Sub(s.GetStartTime().AsTime()))
 	}},
 	{head: "Tries", number: true, spare: 1, text: func(s *runv1.RunScope) string { return strconv.Itoa(int(s.GetAttempts())) }},
+	{head: "Counted", flex: 10, spare: 1, text: func(s *runv1.RunScope) string { return counts(s.GetProgress()) }},
 }
 
 // gap is something that could not be seen.
@@ -313,7 +362,7 @@ func (c *cli) runsWatch() *cobra.Command {
 	return &cobra.Command{
 		Use: "watch [RUN]", Short: "Follow a run to its end; without an id the newest", Args: cobra.MaximumNArgs(1),
 		Long: `Follows a run to its end: progress on stderr, then the run on stdout; with -o jsonl a line for each change. Ends with 1 when
-the run failed and 6 when it is partial. Ctrl-C ends the watching, not the run.`,
+the run failed, was cancelled or skipped, and 6 when it is partial. Ctrl-C ends the watching, not the run.`,
 		Example:           "  nightshift runs watch\n  nightshift runs watch waste-scan/2026-09-01T06:00:00Z -o json",
 		ValidArgsFunction: c.completing(c.runIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -362,9 +411,18 @@ func (c *cli) watchRun(ctx context.Context, id string) error {
 
 // show takes what a watched run sends.
 func (p *progress) show(r *runv1.WatchRunResponse) {
+	p.mu.Lock()
+	p.what = ""
+	if r.GetRun().GetState() == runv1.RunState_RUN_STATE_QUEUED {
+		p.what = strings.TrimSuffix("queued: "+clean(r.GetRun().GetError()), ": ")
+	}
+	p.mu.Unlock()
 	for _, s := range r.GetScopes() {
 		switch s.GetState() {
 		case runv1.ScopeState_SCOPE_STATE_PENDING:
+			if s.GetFailures() > 0 { // it is tried again
+				p.update(s.GetScope(), s.GetProgress())
+			}
 		case runv1.ScopeState_SCOPE_STATE_RUNNING:
 			p.update(s.GetScope(), s.GetProgress())
 		case runv1.ScopeState_SCOPE_STATE_SUCCEEDED:
@@ -411,7 +469,7 @@ func follow(ctx context.Context, api runv1.RunServiceClient, id string, each fun
 				return nil, nil, err
 			}
 		}
-		ended := run.GetState() != runv1.RunState_RUN_STATE_UNSPECIFIED && run.GetState() != runv1.RunState_RUN_STATE_RUNNING
+		ended := runEnded(run)
 		switch {
 		case ended:
 			return run, scopes, nil
@@ -428,16 +486,104 @@ func follow(ctx context.Context, api runv1.RunServiceClient, id string, each fun
 	}
 }
 
+// runEnded tells whether a run will change no more.
+func runEnded(r *runv1.Run) bool {
+	switch r.GetState() {
+	case runv1.RunState_RUN_STATE_UNSPECIFIED, runv1.RunState_RUN_STATE_QUEUED, runv1.RunState_RUN_STATE_RUNNING:
+		return false
+	default:
+		return true
+	}
+}
+
 // runExit is the exit code of a run that ended.
 func runExit(r *runv1.Run) error {
 	switch r.GetState() {
 	case runv1.RunState_RUN_STATE_FAILED:
 		return &exit{exitError, fmt.Sprintf("run %s failed: %s", r.GetId(), r.GetError())}
+	case runv1.RunState_RUN_STATE_CANCELLED, runv1.RunState_RUN_STATE_SKIPPED:
+		return &exit{exitError, fmt.Sprintf("run %s was %s: %s", r.GetId(), strings.ToLower(name(r.GetState())), r.GetError())}
 	case runv1.RunState_RUN_STATE_PARTIAL:
 		return &exit{exitPartial, fmt.Sprintf("run %s did not see everything", r.GetId())}
 	default:
 		return nil
 	}
+}
+
+func (c *cli) runsCancel() *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use: "cancel RUN", Short: "End a run that is queued or at work", Args: exactly(1, "the id of a run"),
+		Long: `Ends a run at once; its workers stop within seconds. What it found until then counts, and what it did not see resolves
+nothing. "nightshift runs retry" does the rest later.`,
+		Example:           "  nightshift runs cancel waste-scan/2026-09-01T06:00:00Z --reason \"wrong parameters\"",
+		ValidArgsFunction: c.completing(c.runIDs),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			api, err := c.runs()
+			if err != nil {
+				return err
+			}
+			r, err := api.CancelRun(cmd.Context(), &runv1.CancelRunRequest{Id: args[0], Reason: reason, RequestedBy: requester()})
+			if err != nil {
+				return withHint(err, errs.NotFound, noSuchRun)
+			}
+			c.say("cancelled")
+			return c.printRun(r.GetRun(), nil)
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for whoever looks next")
+	return cmd
+}
+
+func (c *cli) runsRetry() *cobra.Command {
+	var (
+		watch     bool
+		only      []string
+		requestID string
+	)
+	cmd := &cobra.Command{
+		Use: "retry RUN", Short: "Do those parts of a run again that did not succeed", Args: exactly(1, "the id of a run that has ended"),
+		Long: `Begins a new run that does those accounts and regions of an ended run again that failed, were seen in part or were
+cancelled, and no others.`,
+		Example: `  nightshift runs retry waste-scan/2026-09-01T06:00:00Z --watch
+  nightshift runs retry waste-scan/2026-09-01T06:00:00Z --scope 123456789012/eu-west-1`,
+		ValidArgsFunction: c.completing(c.runIDs),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			api, err := c.runs()
+			if err != nil {
+				return err
+			}
+			req := &runv1.RetryRunRequest{Id: args[0], RequestId: requestID, RequestedBy: requester()}
+			if len(only) > 0 {
+				was, err := api.GetRun(ctx, &runv1.GetRunRequest{Id: args[0]})
+				if err != nil {
+					return withHint(err, errs.NotFound, noSuchRun)
+				}
+				for _, s := range only {
+					account, region, ok := strings.Cut(s, "/")
+					if !ok {
+						return usage("--scope %q is not ACCOUNT/REGION, as \"nightshift runs show %s\" lists them", s, args[0])
+					}
+					req.Scopes = append(req.Scopes, &scanv1.Scope{Service: was.GetRun().GetKind(), Account: account, Region: region})
+				}
+			}
+			r, err := api.RetryRun(ctx, req)
+			if err != nil {
+				return withHint(err, errs.NotFound, noSuchRun)
+			}
+			if watch {
+				return c.watchRun(ctx, r.GetRun().GetId())
+			}
+			c.say("\"nightshift runs watch %s\" follows it", r.GetRun().GetId())
+			return c.printRun(r.GetRun(), nil)
+		},
+	}
+	fl := cmd.Flags()
+	fl.BoolVarP(&watch, "watch", "w", false, "follow the new run to its end; exit with 1 when it fails and 6 when it is partial")
+	fl.StringSliceVar(&only, "scope", nil, "only this ACCOUNT/REGION; may be given several times")
+	fl.StringVar(&requestID, "request-id", "", "makes the call safe to repeat: the same id gives the same run")
+	return cmd
 }
 
 func (c *cli) runIDs(ctx context.Context) ([]string, error) {
