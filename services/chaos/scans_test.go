@@ -16,6 +16,7 @@ import (
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
+	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/simaws"
 )
@@ -279,6 +280,7 @@ func (s *stack) wantTold(ctx context.Context, f found) map[string]int {
 		}
 	}
 	events := map[string]int{}
+	explained := 0
 	ids, etags := map[string]uint64{}, map[string]uint64{}
 	for _, r := range records {
 		name := string(r.body.ProtoReflect().Descriptor().Name())
@@ -295,6 +297,10 @@ func (s *stack) wantTold(ctx context.Context, f found) map[string]int {
 		}
 		etags[version] = r.sequence
 		if (name == "FindingResolved" || name == "FindingReopened") && !f.turning[key] {
+			if explained == 0 {
+				explained++
+				t.Logf("the history of %s:\n%s", key, s.history(ctx, m.GetFinding()))
+			}
 			t.Errorf("%s of %s by %s, and nothing changed: %s", name, key, m.GetTransition().GetRunId(), m.GetTransition().GetReason())
 		}
 	}
@@ -304,6 +310,37 @@ func (s *stack) wantTold(ctx context.Context, f found) map[string]int {
 		}
 	}
 	return events
+}
+
+// history is what scans of a finding's scope said, in the order in which it was stored, for whoever has to find out why.
+func (s *stack) history(ctx context.Context, f *findingv1.Finding) string {
+	records := s.read(ctx, "NIGHTSHIFT_FINDING", "nightshift.finding.v1.>")
+	records = append(records, s.read(ctx, "NIGHTSHIFT_SCAN", "nightshift.scan.v1.ScopeFinished.>")...)
+	slices.SortFunc(records, func(a, b record) int { return a.time.Compare(b.time) })
+	var b strings.Builder
+	clock := func(t interface{ AsTime() time.Time }) string { return t.AsTime().Format("15:04:05.000000") }
+	for _, r := range records {
+		switch m := r.body.(type) {
+		case *findingv1.FindingsObserved:
+			if m.GetScope().GetAccount() != f.GetResource().GetAccount() || m.GetScope().GetRegion() != f.GetResource().GetRegion() {
+				continue
+			}
+			for _, o := range m.GetObservations() {
+				if o.GetRuleId() == f.GetRuleId() && o.GetResource().GetArn() == f.GetResource().GetArn() {
+					fmt.Fprintf(&b, "%s %s execution %s batch %d of %d: observed at %s, %v\n", r.time.Format("15:04:05.000"), m.GetRunId(), m.GetExecution(), m.GetSequence(), len(m.GetObservations()), clock(o.GetObservedAt()), o.GetVerdict().GetOutcome())
+				}
+			}
+		case *scanv1.ScopeFinished:
+			if m.GetScope().GetAccount() == f.GetResource().GetAccount() && m.GetScope().GetRegion() == f.GetResource().GetRegion() {
+				fmt.Fprintf(&b, "%s %s execution %s ended: begun %s, %d batches, error %q, %v\n", r.time.Format("15:04:05.000"), m.GetRunId(), m.GetExecution(), clock(m.GetStartTime()), m.GetBatches(), m.GetError(), m.GetCoverage())
+			}
+		case told:
+			if m.GetFinding().GetId() == f.GetId() {
+				fmt.Fprintf(&b, "%s %s: %v to %v\n", r.time.Format("15:04:05.000"), m.GetTransition().GetRunId(), m.GetTransition().GetKind(), m.GetTransition().GetToState())
+			}
+		}
+	}
+	return b.String()
 }
 
 // recoveries measures, for each strike and each run that was at work then, how long it took until the run went on.
