@@ -149,6 +149,18 @@ var catalog = []*Event{
 	lifecycle[*findingv1.FindingResolved]("every waste finding proven gone", "waste"),
 	lifecycle[*findingv1.FindingReopened]("every security finding that came back, or is exempt no longer", "security"),
 	lifecycle[*findingv1.FindingExempted]("every security finding that was accepted until a day", "security"),
+	lifecycle[*findingv1.FindingAcknowledged]("every critical finding that somebody knows about", "security", "critical"),
+	lifecycle[*findingv1.FindingUnacknowledged]("every waste finding that nobody knows about any more", "waste"),
+	lifecycle[*findingv1.FindingAssigned]("every waste finding that is given to an owner", "waste"),
+	lifecycle[*findingv1.FindingCommented]("every comment on a security finding", "security"),
+	event([]string{"persistence"}, nil, []string{"service", "account"},
+		func(m *findingv1.FindingsHeld) []string {
+			return []string{m.GetHold().GetService(), m.GetHold().GetAccount()}
+		},
+		func(m *findingv1.FindingsHeld) string {
+			return join(m.GetHold().GetRunId(), m.GetHold().GetService(), m.GetHold().GetAccount())
+		},
+		"every run of the waste service that was stopped because it would change too much", "waste"),
 }
 
 // lifecycle declares one of the events that follow a finding.

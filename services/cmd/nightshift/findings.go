@@ -27,7 +27,10 @@ func (c *cli) findings() (findingv1.FindingServiceClient, error) {
 }
 
 func (c *cli) findingsCommand() *cobra.Command {
-	return group("findings", "List, show and watch findings", c.findingsList(), c.findingsShow(), c.findingsWatch())
+	return group("findings", "List, show, count and watch findings, and say something about them", c.findingsList(), c.findingsShow(), c.findingsHistory(), c.findingsWatch(),
+		c.findingsFacets(), c.findingsTotals(), c.findingsTrend(), c.findingsSavings(),
+		c.findingsAck(), c.findingsUnack(), c.findingsAssign(), c.findingsComment(),
+		c.findingsHeld(), c.findingsRelease(), c.findingsDiscard())
 }
 
 var findingColumns = []column[*findingv1.Finding]{
@@ -58,6 +61,8 @@ var findingColumns = []column[*findingv1.Finding]{
 		csv: func(f *findingv1.Finding) string { return stamp(f.GetExemption().GetExpireTime()) }},
 	{name: "exempt_by", flex: 8, text: func(f *findingv1.Finding) string { return f.GetExemption().GetBy() }},
 	{name: "exempt_reason", flex: 12, spare: 3, text: func(f *findingv1.Finding) string { return f.GetExemption().GetReason() }},
+	{name: "assignee", text: (*findingv1.Finding).GetAssignee},
+	{name: "acknowledged_by", text: func(f *findingv1.Finding) string { return f.GetAcknowledgement().GetBy() }},
 }
 
 // columns are those that tell apart what is listed: its state where that
@@ -98,6 +103,8 @@ func high(m *rulev1.MonthlyCost) string {
 type findingFilter struct {
 	severity, state, filter          string
 	rules, accounts, regions, owners []string
+	assignees                        []string
+	acknowledged                     string
 	minCost                          float64
 }
 
@@ -112,6 +119,9 @@ func (f *findingFilter) add(c *cli, cmd *cobra.Command, states bool) {
 	fl.StringSliceVar(&f.accounts, "account", nil, "of these accounts")
 	fl.StringSliceVar(&f.regions, "region", nil, "of these regions")
 	fl.StringArrayVar(&f.owners, "owner", nil, "of this owner; may be given several times")
+	fl.StringArrayVar(&f.assignees, "assignee", nil, "that somebody gave to this owner; may be given several times")
+	fl.StringVar(&f.acknowledged, "acknowledged", "", "yes: that somebody knows about; no: that nobody does")
+	complete(cmd, "acknowledged", "yes", "no")
 	fl.Float64Var(&f.minCost, "min-cost", 0, "that cost at least this much a month, in USD; leaves out unknown costs")
 	fl.StringVar(&f.filter, "filter", "", `any other condition, such as 'resource_name:"web" AND first_seen > "2026-01-01T00:00:00Z"'`)
 	complete(cmd, "severity", enumNames(rulev1.Severity(0))...)
@@ -143,7 +153,7 @@ func (f *findingFilter) text() (string, error) {
 	for _, any := range []struct {
 		field  string
 		values []string
-	}{{"rule_id", f.rules}, {"account", f.accounts}, {"region", f.regions}, {"owner", f.owners}} {
+	}{{"rule_id", f.rules}, {"account", f.accounts}, {"region", f.regions}, {"owner", f.owners}, {"assignee", f.assignees}} {
 		if len(any.values) > 0 {
 			or := make([]string, len(any.values))
 			for i, v := range any.values {
@@ -151,6 +161,15 @@ func (f *findingFilter) text() (string, error) {
 			}
 			and = append(and, "("+strings.Join(or, " OR ")+")")
 		}
+	}
+	switch strings.ToLower(f.acknowledged) {
+	case "":
+	case "yes", "true":
+		and = append(and, "acknowledged = true")
+	case "no", "false":
+		and = append(and, "acknowledged = false")
+	default:
+		return "", usage("--acknowledged %q is not yes or no", f.acknowledged)
 	}
 	if f.minCost > 0 {
 		and = append(and, "monthly_cost >= "+strconv.FormatFloat(f.minCost, 'f', -1, 64))
@@ -189,6 +208,7 @@ func (c *cli) findingsList() *cobra.Command {
 		Example: `  nightshift findings list
   nightshift findings list --severity high --account 123456789012
   nightshift findings list --state exempt
+  nightshift findings list --owner shop --acknowledged no
   nightshift findings list --state resolved --order "last_seen desc" -o csv > resolved.csv
   nightshift findings list --min-cost 50 --fail-on medium -o json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -405,11 +425,14 @@ func (c *cli) findingCard(f *findingv1.Finding, life []*findingv1.Transition) {
 		fact{name: "exempt until", text: exemptUntil(f.GetExemption())},
 		fact{name: "exempt by", text: f.GetExemption().GetBy()},
 		fact{name: "exempt because", text: f.GetExemption().GetReason()},
+		fact{name: "acknowledged by", text: acknowledged(f.GetAcknowledgement())},
+		fact{name: "note", text: f.GetAcknowledgement().GetNote()},
 		fact{name: "why", text: f.GetReason()},
 		fact{name: "what to do", text: f.GetRecommendation()},
 		fact{name: "resource", text: r.GetId()},
 		fact{name: "name", text: r.GetName()},
 		fact{name: "owner", text: f.GetOwner()},
+		fact{name: "assigned to", text: f.GetAssignee()},
 		fact{name: "account", text: r.GetAccount()},
 		fact{name: "region", text: strings.TrimSpace(r.GetRegion() + " " + r.GetZone())},
 		fact{name: "since", text: when(f.GetSince())},
@@ -436,6 +459,18 @@ func exemptUntil(x *rulev1.Exemption) string {
 		return "no end"
 	}
 	return when(x.GetExpireTime())
+}
+
+// acknowledged says who knows about a finding, and until when.
+func acknowledged(a *findingv1.Acknowledgement) string {
+	switch {
+	case a == nil:
+		return ""
+	case a.GetExpireTime() == nil:
+		return a.GetBy() + ", until it changes"
+	default:
+		return a.GetBy() + ", until " + when(a.GetExpireTime())
+	}
 }
 
 func costWithBasis(of rulev1.Category, m *rulev1.MonthlyCost) string {
@@ -494,6 +529,7 @@ func lifeColumns(of rulev1.Category) []column[*findingv1.Transition] {
 			paint: func(t *findingv1.Transition) paint { return severityPaint(t.GetToSeverity()) }},
 		{head: "Monthly", number: true, text: func(t *findingv1.Transition) string { return cost(of, t.GetToCost()) }},
 		{head: "Run", flex: 12, spare: 1, text: (*findingv1.Transition).GetRunId},
+		{head: "By", flex: 8, spare: 1, text: (*findingv1.Transition).GetActor},
 		{head: "Reason", flex: 20, text: (*findingv1.Transition).GetReason},
 	}
 }
