@@ -12,8 +12,9 @@ const generated = "# Generated from the calls that the code makes by \"make gene
 // the whole world would be trusted.
 const principalPattern = `^([0-9]{12}|arn:aws[a-z-]*:iam::[0-9]{12}:(root|(role|user)/[A-Za-z0-9+=,.@_/-]+))$`
 
-// externalIDPattern is what AWS allows, in at least 16 characters.
-const externalIDPattern = `^[A-Za-z0-9+=,.@:/_-]{16,1224}$`
+// externalIDPattern is what AWS allows, in at least 16 characters. That there
+// are at most 1224 it leaves to AWS: Terraform's expressions count no further than 1000.
+const externalIDPattern = `^[A-Za-z0-9+=,.@:/_-]{16,}$`
 
 // CloudFormation is the template that makes the role with a policy of the
 // actions, for a stack of one account or for a StackSet.

@@ -26,7 +26,7 @@ variable "external_id" {
   type        = string
 
   validation {
-    condition     = can(regex("^[A-Za-z0-9+=,.@:/_-]{16,1224}$", var.external_id))
+    condition     = can(regex("^[A-Za-z0-9+=,.@:/_-]{16,}$", var.external_id))
     error_message = "The external_id must have at least 16 characters, as Nightshift prints it."
   }
 }
