@@ -110,6 +110,8 @@ type fake struct {
 	jobv1.UnimplementedJobServiceServer
 	rulev1.UnimplementedRuleServiceServer
 	accountv1.UnimplementedAccountServiceServer
+	accountv1.UnimplementedOnboardingServiceServer
+	accountv1.UnimplementedVerificationServiceServer
 	systemlogv1.UnimplementedSystemLogServiceServer
 	deadletterv1.UnimplementedDeadLetterServiceServer
 	exemptionv1.UnimplementedExemptionServiceServer
@@ -277,6 +279,8 @@ func serve(t *testing.T, state runv1.RunState) (*fake, map[string]string) {
 	jobv1.RegisterJobServiceServer(s, f)
 	rulev1.RegisterRuleServiceServer(s, f)
 	accountv1.RegisterAccountServiceServer(s, f)
+	accountv1.RegisterOnboardingServiceServer(s, f)
+	accountv1.RegisterVerificationServiceServer(s, f)
 	systemlogv1.RegisterSystemLogServiceServer(s, f)
 	deadletterv1.RegisterDeadLetterServiceServer(s, f)
 	exemptionv1.RegisterExemptionServiceServer(s, f)
