@@ -56,9 +56,9 @@ const (
 // DailyUse reads what instances used from a day on, each from its own, until
 // the day of until, which is left out. from says the start of the first day of
 // an instance; one that is not before until is not asked for, and not in the
-// answer. 250 instances are one call, two with an agent; one metric is billed
-// for each instance and for each series of its agent. The error is the
-// context's.
+// answer. For a day 250 instances are one call, for a month 70, and as many again
+// have their memory read where there are agents; one metric is billed for each
+// instance and for each series of its agent. The error is the context's.
 func DailyUse(ctx context.Context, s *aws.Session, at, until time.Time, rs []*Instance, from func(*Instance) time.Time) (map[string]Use, error) {
 	wanted := slices.DeleteFunc(slices.Clone(rs), func(i *Instance) bool { return !from(i).Before(until) })
 	// Neighbours begin on the same day: a call asks for what its earliest one
@@ -132,14 +132,10 @@ func readDaily(ctx context.Context, s *aws.Session, at, until time.Time, gauges 
 	}
 	var mu sync.Mutex
 	readings := map[string]*reading{}
-	// The two statistics of a metric are billed as one when one call asks.
-	err := inParallel(ctx, slices.Collect(slices.Chunk(gauges, metricQueries/2)), func(ctx context.Context, some []dailyGauge) {
-		from := some[0].from
+	err := inParallel(ctx, calls(gauges, until), func(ctx context.Context, some []dailyGauge) {
+		from := some[0].from // the earliest
 		qs := make([]question, 0, 2*len(some))
 		for _, g := range some {
-			if g.from.Before(from) {
-				from = g.from
-			}
 			for _, statistic := range []string{average, maximum} {
 				q := g.question
 				q.statistic = statistic
@@ -172,6 +168,21 @@ func readDaily(ctx context.Context, s *aws.Session, at, until time.Time, gauges 
 		facts[id] = rule.Known(Daily{From: r.from, Days: days(r.from, until, r.averages, r.maxima), Source: source(id)}, source(id), at)
 	}
 	return facts, nil
+}
+
+// answerPoints is how many datapoints one answer of GetMetricData holds.
+const answerPoints = 100_800
+
+// calls divides gauges, the earliest first, so that all that a call asks for fits
+// into one answer: each further page would be billed as if asked anew. The two
+// statistics of a metric are billed as one when one call asks.
+func calls(gauges []dailyGauge, until time.Time) (out [][]dailyGauge) {
+	for len(gauges) > 0 {
+		hours := max(int(until.Sub(gauges[0].from)/time.Hour), 1)
+		n := min(max(min(metricQueries, answerPoints/hours)/2, 1), len(gauges))
+		out, gauges = append(out, gauges[:n]), gauges[n:]
+	}
+	return out
 }
 
 // highest takes the points of a series within [from, until); of several figures

@@ -195,7 +195,7 @@ func (s *Service) activeAccounts(ctx context.Context) (all []*accountv1.Account,
 func (s *Service) do(ctx context.Context, t *job.Task) error {
 	begun := s.now()
 	listed := &scanv1.Coverage{ResourceType: instanceType}
-	metrics := &scanv1.Coverage{ResourceType: metricType, Status: scanv1.CoverageStatus_COVERAGE_STATUS_COMPLETE}
+	var metrics reading
 	fail := func(err error) error {
 		if listed.Status = statusOf(err, listed.GetPages()); ctx.Err() == nil {
 			listed.Error = clip(err.Error(), 2000)
@@ -238,14 +238,8 @@ func (s *Service) do(ctx context.Context, t *job.Task) error {
 			if stopped := stoppedSince(i, from(i)); !stopped.IsZero() {
 				r.Days = idleDays(from(i), until, stopped, s.now())
 			} else if u, ok := use[i.ID]; ok {
-				switch {
-				case u.CPU.Failed:
-					metrics.Status, metrics.Error = scanv1.CoverageStatus_COVERAGE_STATUS_PARTIAL, clip(u.CPU.Why, 2000)
-				case u.Memory.Failed:
-					metrics.Status, metrics.Error = scanv1.CoverageStatus_COVERAGE_STATUS_PARTIAL, clip(u.Memory.Why, 2000)
-				}
+				metrics.add(u)
 				r.Days = daysProto(u, s.now())
-				metrics.Resources++
 			}
 			if err := out.add(ctx, r); err != nil {
 				return err
@@ -259,6 +253,9 @@ func (s *Service) do(ctx context.Context, t *job.Task) error {
 		err = out.end(ctx)
 	}
 	t.Progress(progress(session.Meter, listed.GetResources(), out.days))
+	if metrics.unread > 0 {
+		t.Count("unread", metrics.unread)
+	}
 	if failed := (recordError{}); errors.As(err, &failed) {
 		return job.Await(failed.error)
 	}
@@ -266,10 +263,48 @@ func (s *Service) do(ctx context.Context, t *job.Task) error {
 		return fail(err)
 	}
 	t.End.Coverage = []*scanv1.Coverage{listed}
-	if metrics.GetStatus() != scanv1.CoverageStatus_COVERAGE_STATUS_COMPLETE {
-		t.End.Coverage = append(t.End.Coverage, metrics)
+	if c := metrics.coverage(); c != nil {
+		t.End.Coverage = append(t.End.Coverage, c)
 	}
 	return nil
+}
+
+// reading counts the instances whose metrics were asked for. One metric that
+// CloudWatch cannot give is asked for again the next day; that it gives none at
+// all is worth a word.
+type reading struct {
+	asked, unread, blind int64 // unread: without CPU; blind: without memory
+	why, whyBlind        string
+}
+
+func (r *reading) add(u inventory.Use) {
+	r.asked++
+	if u.CPU.Failed {
+		r.unread++
+		r.why = u.CPU.Why
+	}
+	if u.Memory.Failed {
+		r.blind++
+		r.whyBlind = u.Memory.Why
+	}
+}
+
+// coverage is what is to be said of it, or nil.
+func (r *reading) coverage() *scanv1.Coverage {
+	why := ""
+	switch {
+	case r.asked == 0:
+	case r.unread == r.asked:
+		why = r.why
+	case r.blind == r.asked:
+		why = r.whyBlind
+	}
+	if why == "" {
+		return nil
+	}
+	return &scanv1.Coverage{
+		ResourceType: metricType, Status: scanv1.CoverageStatus_COVERAGE_STATUS_PARTIAL, Resources: r.asked - r.unread, Error: clip(why, 2000),
+	}
 }
 
 // watch tells the job that something happens for as long as calls to AWS are

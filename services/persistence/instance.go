@@ -38,6 +38,7 @@ type instance struct {
 	LaunchTime *time.Time        `bun:""`
 	LastSeen   time.Time         `bun:""`
 	GoneTime   *time.Time        `bun:""`
+	LatestDay  *time.Time        `bun:"type:date,scanonly"`
 
 	// Of instance_days; Day is nil when there is none.
 	Day           *time.Time `bun:",scanonly"`
