@@ -6,6 +6,7 @@ package services
 import (
 	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/scan"
+	"nightshift.dev/services/health"
 	"nightshift.dev/services/persistence"
 	"nightshift.dev/services/scheduler"
 	"nightshift.dev/services/security"
@@ -21,5 +22,6 @@ var All = []app.Definition{
 	persistence.Definition,
 	waste.Definition,
 	security.Definition,
+	health.Definition,
 	scheduler.Definition,
 }

@@ -70,6 +70,9 @@ func Events() []*Event { return slices.Clone(catalog) }
 // scanners are the services that handle jobs and scan scopes.
 var scanners = []string{"waste", "security"}
 
+// workers are the services that handle jobs.
+var workers = append([]string{"health"}, scanners...)
+
 // event declares one kind of message.
 func event[T proto.Message](publishers, consumers, tokens []string, route func(T) []string, id func(T) string, exampleText string, example ...string) *Event {
 	var zero T
@@ -85,7 +88,7 @@ func event[T proto.Message](publishers, consumers, tokens []string, route func(T
 // The catalog: every message of every *_event.proto, once. A new event is one
 // entry here; a test fails when one is missing.
 var catalog = []*Event{
-	event([]string{"scheduler"}, scanners, []string{"kind", "job"},
+	event([]string{"scheduler"}, workers, []string{"kind", "job"},
 		func(m *jobv1.JobTriggered) []string { return []string{m.GetKind(), m.GetJob()} },
 		func(m *jobv1.JobTriggered) string {
 			job := m.GetKind() + "/" + m.GetJob()
@@ -95,7 +98,7 @@ var catalog = []*Event{
 			return job + "@armed@" + stamp(m.GetArmedTime()) + "@" + m.GetJobEtag()
 		},
 		"every fire of every job of kind waste", "waste"),
-	event([]string{"scheduler"}, scanners, []string{"kind", "job"},
+	event([]string{"scheduler"}, workers, []string{"kind", "job"},
 		func(m *jobv1.JobRequested) []string {
 			return []string{m.GetTrigger().GetKind(), m.GetTrigger().GetJob()}
 		},
@@ -112,7 +115,7 @@ var catalog = []*Event{
 		},
 		func(m *runv1.RunFinished) string { return m.GetRun().GetId() },
 		"every failed run of kind waste", "waste", "failed"),
-	event([]string{"persistence"}, scanners, []string{"kind", "job"},
+	event([]string{"persistence"}, workers, []string{"kind", "job"},
 		func(m *runv1.RunReleased) []string {
 			return []string{m.GetTrigger().GetKind(), m.GetTrigger().GetJob()}
 		},
@@ -127,11 +130,11 @@ var catalog = []*Event{
 		func(m *runv1.RunAlertRaised) string { return m.GetRun().GetId() },
 		"every alert about a run of kind waste", "waste"),
 
-	event([]string{"persistence"}, scanners, []string{"service", "account", "region"},
+	event([]string{"persistence"}, workers, []string{"service", "account", "region"},
 		func(m *scanv1.ScopeRequested) []string { return scope(m.GetScope()) },
 		func(m *scanv1.ScopeRequested) string { return join(m.GetRunId(), scope(m.GetScope())...) },
 		"what the waste service is asked to scan in one account", "waste", "111122223333"),
-	event(scanners, []string{"persistence"}, []string{"service", "account", "region"},
+	event(workers, []string{"persistence"}, []string{"service", "account", "region"},
 		func(m *scanv1.ScopeFinished) []string { return scope(m.GetScope()) },
 		func(m *scanv1.ScopeFinished) string {
 			return join(m.GetRunId(), append(scope(m.GetScope()), m.GetExecution())...)

@@ -27,6 +27,10 @@ var defaults = []*jobv1.Job{
 		Name: "security-scan", Kind: "security", Schedule: "0 * * * *",
 		Description: "Looks for what is exposed, unprotected or without an owner.",
 	},
+	{
+		Name: "health-check", Kind: "health", Schedule: "0 0 * * *",
+		Description: "Takes stock of all instances, and of what they used of CPU and memory the day before.",
+	},
 }
 
 // It is asked ever less often whether a service for a missing default has

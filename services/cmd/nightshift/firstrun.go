@@ -20,6 +20,7 @@ import (
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/simaws"
+	"nightshift.dev/services/health"
 )
 
 // work is what "up" does once the services stand: register accounts, run the
@@ -189,7 +190,7 @@ func (u *everything) due(ctx context.Context, api jobv1.JobServiceClient) ([]str
 	// The scheduler registers its default jobs on the side, each when the
 	// service that handles it is there.
 	unhandled := func() bool {
-		return slices.ContainsFunc(setNames(), func(kind string) bool {
+		return slices.ContainsFunc(append(setNames(), health.Kind), func(kind string) bool {
 			return !slices.ContainsFunc(r.GetJobs(), func(j *jobv1.Job) bool { return j.GetKind() == kind })
 		})
 	}
