@@ -264,7 +264,11 @@ type Finding struct {
 	Exemption *v1.Exemption `protobuf:"bytes,23,opt,name=exemption,proto3" json:"exemption,omitempty"`
 	// Waste score or risk score, by category, as of the time it was read; set by GetFinding and ListFindings. Its factors
 	// add up to it; docs/scores.md has the formulas.
-	Score         *v1.Score `protobuf:"bytes,24,opt,name=score,proto3" json:"score,omitempty"`
+	Score *v1.Score `protobuf:"bytes,24,opt,name=score,proto3" json:"score,omitempty"`
+	// Since when no scan looks at it any more; unset while scans do. Not part of etag.
+	OrphanTime *timestamppb.Timestamp `protobuf:"bytes,40,opt,name=orphan_time,json=orphanTime,proto3" json:"orphan_time,omitempty"`
+	// Why no scan looks at it any more.
+	OrphanReason  OrphanReason `protobuf:"varint,41,opt,name=orphan_reason,json=orphanReason,proto3,enum=nightshift.finding.v1.OrphanReason" json:"orphan_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -467,6 +471,20 @@ func (x *Finding) GetScore() *v1.Score {
 	return nil
 }
 
+func (x *Finding) GetOrphanTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OrphanTime
+	}
+	return nil
+}
+
+func (x *Finding) GetOrphanReason() OrphanReason {
+	if x != nil {
+		return x.OrphanReason
+	}
+	return OrphanReason_ORPHAN_REASON_UNSPECIFIED
+}
+
 // Transition is one step in a finding's life.
 type Transition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -634,7 +652,8 @@ var File_nightshift_finding_v1_finding_proto protoreflect.FileDescriptor
 
 const file_nightshift_finding_v1_finding_proto_rawDesc = "" +
 	"\n" +
-	"#nightshift/finding/v1/finding.proto\x12\x15nightshift.finding.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dnightshift/rule/v1/rule.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\x9b\t\n" +
+	"#nightshift/finding/v1/finding.proto\x12\x15nightshift.finding.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"nightshift/finding/v1/orphan.proto\x1a\x1dnightshift/rule/v1/rule.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\xa2\n" +
+	"\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\arule_id\x18\x02 \x01(\tR\x06ruleId\x12!\n" +
@@ -663,7 +682,10 @@ const file_nightshift_finding_v1_finding_proto_rawDesc = "" +
 	"\freopen_count\x18\x15 \x01(\x05R\vreopenCount\x12\x12\n" +
 	"\x04etag\x18\x16 \x01(\tR\x04etag\x12;\n" +
 	"\texemption\x18\x17 \x01(\v2\x1d.nightshift.rule.v1.ExemptionR\texemption\x12/\n" +
-	"\x05score\x18\x18 \x01(\v2\x19.nightshift.rule.v1.ScoreR\x05score\x1a=\n" +
+	"\x05score\x18\x18 \x01(\v2\x19.nightshift.rule.v1.ScoreR\x05score\x12;\n" +
+	"\vorphan_time\x18( \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"orphanTime\x12H\n" +
+	"\rorphan_reason\x18) \x01(\x0e2#.nightshift.finding.v1.OrphanReasonR\forphanReason\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe0\x05\n" +
@@ -740,6 +762,7 @@ var file_nightshift_finding_v1_finding_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 	(*v1.Exemption)(nil),          // 12: nightshift.rule.v1.Exemption
 	(*v1.Score)(nil),              // 13: nightshift.rule.v1.Score
+	(OrphanReason)(0),             // 14: nightshift.finding.v1.OrphanReason
 }
 var file_nightshift_finding_v1_finding_proto_depIdxs = []int32{
 	6,  // 0: nightshift.finding.v1.Finding.category:type_name -> nightshift.rule.v1.Category
@@ -756,22 +779,24 @@ var file_nightshift_finding_v1_finding_proto_depIdxs = []int32{
 	11, // 11: nightshift.finding.v1.Finding.evidence_time:type_name -> google.protobuf.Timestamp
 	12, // 12: nightshift.finding.v1.Finding.exemption:type_name -> nightshift.rule.v1.Exemption
 	13, // 13: nightshift.finding.v1.Finding.score:type_name -> nightshift.rule.v1.Score
-	2,  // 14: nightshift.finding.v1.Transition.kind:type_name -> nightshift.finding.v1.TransitionKind
-	1,  // 15: nightshift.finding.v1.Transition.cause:type_name -> nightshift.finding.v1.Cause
-	11, // 16: nightshift.finding.v1.Transition.time:type_name -> google.protobuf.Timestamp
-	0,  // 17: nightshift.finding.v1.Transition.from_state:type_name -> nightshift.finding.v1.State
-	0,  // 18: nightshift.finding.v1.Transition.to_state:type_name -> nightshift.finding.v1.State
-	7,  // 19: nightshift.finding.v1.Transition.from_severity:type_name -> nightshift.rule.v1.Severity
-	7,  // 20: nightshift.finding.v1.Transition.to_severity:type_name -> nightshift.rule.v1.Severity
-	9,  // 21: nightshift.finding.v1.Transition.from_cost:type_name -> nightshift.rule.v1.MonthlyCost
-	9,  // 22: nightshift.finding.v1.Transition.to_cost:type_name -> nightshift.rule.v1.MonthlyCost
-	10, // 23: nightshift.finding.v1.Transition.evidence:type_name -> nightshift.rule.v1.Evidence
-	12, // 24: nightshift.finding.v1.Transition.exemption:type_name -> nightshift.rule.v1.Exemption
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	11, // 14: nightshift.finding.v1.Finding.orphan_time:type_name -> google.protobuf.Timestamp
+	14, // 15: nightshift.finding.v1.Finding.orphan_reason:type_name -> nightshift.finding.v1.OrphanReason
+	2,  // 16: nightshift.finding.v1.Transition.kind:type_name -> nightshift.finding.v1.TransitionKind
+	1,  // 17: nightshift.finding.v1.Transition.cause:type_name -> nightshift.finding.v1.Cause
+	11, // 18: nightshift.finding.v1.Transition.time:type_name -> google.protobuf.Timestamp
+	0,  // 19: nightshift.finding.v1.Transition.from_state:type_name -> nightshift.finding.v1.State
+	0,  // 20: nightshift.finding.v1.Transition.to_state:type_name -> nightshift.finding.v1.State
+	7,  // 21: nightshift.finding.v1.Transition.from_severity:type_name -> nightshift.rule.v1.Severity
+	7,  // 22: nightshift.finding.v1.Transition.to_severity:type_name -> nightshift.rule.v1.Severity
+	9,  // 23: nightshift.finding.v1.Transition.from_cost:type_name -> nightshift.rule.v1.MonthlyCost
+	9,  // 24: nightshift.finding.v1.Transition.to_cost:type_name -> nightshift.rule.v1.MonthlyCost
+	10, // 25: nightshift.finding.v1.Transition.evidence:type_name -> nightshift.rule.v1.Evidence
+	12, // 26: nightshift.finding.v1.Transition.exemption:type_name -> nightshift.rule.v1.Exemption
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_finding_v1_finding_proto_init() }
@@ -779,6 +804,7 @@ func file_nightshift_finding_v1_finding_proto_init() {
 	if File_nightshift_finding_v1_finding_proto != nil {
 		return
 	}
+	file_nightshift_finding_v1_orphan_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
