@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"time"
@@ -160,31 +161,57 @@ type transaction struct {
 	topics  map[string]bool
 }
 
+// attempts is how often a transaction is tried that Postgres ended in favour
+// of another.
+const attempts = 6
+
 // inTx runs f in a transaction, commits it with what f had to say, or rolls
-// it back when f or the commit fails. Errors are those of errs.
+// it back when f or the commit fails. Errors are those of errs. f runs again
+// when Postgres ended the transaction in favour of another.
 func (s *Service) inTx(ctx context.Context, f func(ctx context.Context, tx *transaction) error) error {
+	for n := 1; ; n++ {
+		err := s.inTxOnce(ctx, f)
+		if err == nil || !lost(err) || n == attempts {
+			return fault(err)
+		}
+		select {
+		case <-ctx.Done():
+			return fault(err)
+		case <-time.After(time.Duration(rand.Int64N(int64(n) * int64(20*time.Millisecond)))):
+		}
+	}
+}
+
+func (s *Service) inTxOnce(ctx context.Context, f func(ctx context.Context, tx *transaction) error) error {
 	db, err := s.db(ctx)
 	if err != nil {
 		return err
 	}
 	conn, err := db.Conn(ctx)
 	if err != nil {
-		return fault(err)
+		return err
 	}
 	defer conn.Close()
 	btx, err := conn.BeginTx(ctx, nil)
 	if err != nil {
-		return fault(err)
+		return err
 	}
 	defer btx.Rollback()
 	tx := &transaction{Tx: btx, s: s, conn: conn, now: s.now().UTC(), topics: map[string]bool{}}
 	if err := f(ctx, tx); err != nil {
-		return fault(err)
+		return err
 	}
 	if err := tx.flush(ctx); err != nil {
-		return fault(err)
+		return err
 	}
-	return fault(btx.Commit())
+	return btx.Commit()
+}
+
+// lost says that Postgres ended a transaction because another needed what it
+// had: a deadlock, a serialization failure, or a lock it was not to wait for.
+func lost(err error) bool {
+	pg := (*pgconn.PgError)(nil)
+	return errors.As(err, &pg) && (pg.Code == "40P01" || pg.Code == "40001" || pg.Code == "55P03")
 }
 
 // copyInto copies rows into a table.
@@ -195,13 +222,25 @@ func (tx *transaction) copyInto(ctx context.Context, table string, columns []str
 	})
 }
 
-// The locks, in the order in which a transaction takes them: exemptionLock,
-// which whoever changes findings shares and whoever changes exemptions, and with
-// them findings of any scope, has for itself; then scopes in rising
-// order, rows of run_scopes and findings under them, rows of runs in rising
-// order of id, then stepLock. Whoever keeps to it cannot deadlock.
+// The locks, in the order in which a transaction takes them. Whoever keeps to
+// it cannot deadlock.
+//
+//  1. exemptionLock, which whoever changes findings shares, and whoever changes
+//     exemptions, and with them findings of any scope, has for itself.
+//  2. Scopes over all runs, in rising order (lockScopes): findings, sightings and
+//     listings of a scope belong to whoever has it.
+//  3. Rows of run_scopes, in rising order of run, account, region and service
+//     (runScopes, lockScopesOf): a scope of a run, its batches and its finishes.
+//  4. Jobs, in rising order (lockRuns, lockJobs): all runs of a job, ended or not,
+//     belong to whoever has it. No row of runs is changed without it, and with it
+//     no row of run_scopes is waited for. Whoever is to end scopes together with
+//     runs locks the scopes first, before it knows for sure which runs these are.
+//  5. stepLock, for the rest of the transaction: what is committed after it has
+//     been taken becomes visible in the order of its numbers.
+//
+// A beat takes one row of run_scopes by itself, and does not wait for it.
 const (
-	stepLock      = 7306_0001 // transitions and their sequence numbers
+	stepLock      = 7306_0001 // sequence numbers of transitions and of the system log
 	relayLock     = 7306_0002 // the outbox's publisher
 	partitionLock = 7306_0003 // the system log's partitions
 	exemptionLock = 7306_0004 // what exemptions there are
@@ -226,7 +265,7 @@ func fault(err error) error {
 			pg.Code == "57P05", pg.Code == "25P03", // idle for too long
 			pg.Code == "25006",                     // read only: a standby
 			pg.Code == "40001", pg.Code == "40P01", // lost against another transaction
-			pg.Code == "55P03": // lock not available
+			pg.Code == "55P03": // lock not available at once
 			return unavailable(err)
 		case pg.Code == "57014":
 			return errs.New(errs.DeadlineExceeded, "DATABASE_TOO_SLOW", "the database took longer than %s; a narrower filter may help", statementTimeout).Wrap(err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,18 +21,6 @@ import (
 	"nightshift.dev/pkg/devstack/devtest"
 	"nightshift.dev/pkg/errs"
 )
-
-// clock is the service's clock in the hands of a test. It begins at epoch.
-type clock struct{ hours atomic.Int64 }
-
-func (c *clock) now() time.Time { return at(int(c.hours.Load())) }
-
-func clocked(t testing.TB) (*Service, *clock) {
-	t.Helper()
-	s, c := service(t), &clock{}
-	s.now = c.now
-	return s, c
-}
 
 // accept makes an exemption that ends at an hour.
 func accept(t testing.TB, s *Service, filter string, until int) *exemptionv1.Exemption {
@@ -166,7 +153,7 @@ func TestExemptions(t *testing.T) {
 			s, clk := clocked(t)
 			w := &world{s, clk, map[string]string{}}
 			for n, do := range c.steps {
-				clk.hours.Store(int64(n))
+				clk.set(at(n))
 				do(t, w, n)
 			}
 			id := violation("vol-1", at(0)).GetFindingId()
@@ -312,7 +299,7 @@ func TestExemptionsAreKept(t *testing.T) {
 	if err := s.ListScopeState(&scanv1.ListScopeStateRequest{Scope: here}, state); err != nil || len(state.sent[0].GetOpenFindingIds()) != 2 {
 		t.Errorf("open are %v (%v), want both: the worker is to say what became of them", state.sent, err)
 	}
-	clk.hours.Store(6)
+	clk.set(at(6))
 	if err := s.endExemptionsOnce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -383,7 +370,7 @@ func TestExemptionsEndOnce(t *testing.T) {
 	for i := range 20 {
 		accept(t, replicas[i%2], fmt.Sprintf(`resource_id = "vol-%02d"`, i), 2)
 	}
-	clk.hours.Store(2)
+	clk.set(at(2))
 	var wg sync.WaitGroup
 	failed := make([]error, 2)
 	for i, s := range replicas {
@@ -422,7 +409,8 @@ func TestExemptionsProperty(t *testing.T) {
 		running := map[string]made{}
 		last := map[string]*scanv1.Observation{}
 		for range rapid.IntRange(2, 12).Draw(rt, "steps") {
-			n := int(clk.hours.Add(1))
+			clk.advance(time.Hour)
+			n := int(clk.now().Sub(epoch) / time.Hour)
 			switch rapid.SampledFrom([]string{"scan", "scan", "accept", "revoke", "expire", "change"}).Draw(rt, "step") {
 			case "scan":
 				var saw []*scanv1.Observation

@@ -211,7 +211,10 @@ func (s *Service) ingest(ctx context.Context, messages []*observed, verdicts []e
 		}
 		touched := map[scopeKey]bool{}
 		for _, o := range fresh {
-			scopes[o.row.scopeKey].advance(o.progress)
+			// An execution that another has taken over from still has verdicts to tell, but is not how far the scope is.
+			if sc := scopes[o.row.scopeKey]; sc.Execution == "" || sc.Execution == o.row.Execution {
+				sc.advance(o.progress)
+			}
 			touched[o.row.scopeKey] = true
 			if o.row.Refused > 0 {
 				tx.note(entry{
@@ -244,7 +247,7 @@ func (tx *transaction) insertBatches(ctx context.Context, messages []*observed, 
 	for _, o := range messages {
 		scope := scopes[o.row.scopeKey]
 		if scope == nil {
-			verdicts[o.index] = verdict(errs.New(errs.NotFound, "SCOPE_NOT_FOUND", "run %s has no scope %s", o.row.RunID, o.row.scopeKey))
+			verdicts[o.index] = verdict(scopeNotFound(o.row.scopeKey))
 			continue
 		}
 		k := id{o.row.scopeKey, o.row.Execution, o.row.Sequence}
@@ -502,6 +505,7 @@ func (j *judgement) settle(o *observation, exemptions []*exemption, now time.Tim
 			return err
 		}
 	}
+	f.State, f.ReopenCount = findingv1.State_STATE_OPEN, 0 // whatever an attempt before this one made of it
 	was := j.FromState != nil && *j.FromState == findingv1.State_STATE_EXEMPT
 	if err := f.exempt(exemptions); err != nil {
 		return err

@@ -50,8 +50,8 @@ func (tx *transaction) wake(topic string) { tx.topics[topic] = true }
 
 // flush writes down what the transaction has to say: transitions, the outbox,
 // the system log and notifications. It comes last, since it takes stepLock:
-// sequence numbers of transitions are drawn and committed by one transaction
-// at a time.
+// sequence numbers of transitions and ids of entries are drawn and committed by
+// one transaction at a time.
 func (tx *transaction) flush(ctx context.Context) error {
 	type waiting struct {
 		message    string
@@ -59,10 +59,12 @@ func (tx *transaction) flush(ctx context.Context) error {
 		transition *int64
 	}
 	var out []waiting
-	if len(tx.changes) > 0 {
+	if len(tx.changes) > 0 || len(tx.entries) > 0 {
 		if _, err := tx.NewRaw("SELECT pg_advisory_xact_lock(?)", stepLock).Exec(ctx); err != nil {
 			return err
 		}
+	}
+	if len(tx.changes) > 0 {
 		var seqs []int64
 		if err := tx.NewRaw("SELECT nextval('transitions_seq') FROM generate_series(1, ?)", len(tx.changes)).Scan(ctx, &seqs); err != nil {
 			return err
@@ -101,6 +103,7 @@ func (tx *transaction) flush(ctx context.Context) error {
 		if _, err := tx.NewInsert().Model(&tx.entries).Exec(ctx); err != nil {
 			return err
 		}
+		tx.wake(topicEntries)
 	}
 	for _, topic := range slices.Sorted(maps.Keys(tx.topics)) {
 		if _, err := tx.NewRaw("SELECT pg_notify(?, ?)", notifyChannel, topic).Exec(ctx); err != nil {
@@ -179,6 +182,7 @@ func (s *Service) relayOnce(ctx context.Context, limit int) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	var refusals []refused
 	err = db.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
 		var mine bool
 		if err := tx.NewRaw("SELECT pg_try_advisory_xact_lock(?)", relayLock).Scan(ctx, &mine); err != nil || !mine {
@@ -195,18 +199,29 @@ func (s *Service) relayOnce(ctx context.Context, limit int) (n int, err error) {
 		n = len(rows)
 		for len(rows) > 0 {
 			size, messages, err := wave(rows)
+			var bad []refused
 			if err == nil {
-				err = s.publishWave(ctx, tx, rows[:size], messages)
+				bad, err = s.publishWave(ctx, tx, rows[:size], messages)
 			} else {
-				err = s.setAside(ctx, tx, rows[0], err)
+				bad, err = []refused{{rows[0], err}}, nil
 			}
 			if err != nil {
 				return err
 			}
+			refusals = append(refusals, bad...)
 			rows = rows[size:]
+		}
+		for _, r := range refusals {
+			s.log.ErrorContext(ctx, "a message cannot be published; it is set aside in the outbox", "outbox_id", r.row.ID, "message", r.row.Message, "error", r.cause)
+			if _, err := tx.NewRaw("UPDATE outbox SET error = ? WHERE id = ?", clean(r.cause.Error()), r.row.ID).Exec(ctx); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
+	if err == nil && len(refusals) > 0 {
+		err = s.noteRefusals(ctx, refusals)
+	}
 	return n, fault(err)
 }
 
@@ -252,9 +267,15 @@ func decode(row *waitingMessage) (proto.Message, error) {
 	return m, proto.Unmarshal(row.Body, m)
 }
 
-// publishWave publishes rows of the outbox and removes them. One that can
-// never be published is set aside: it must not hold up all others.
-func (s *Service) publishWave(ctx context.Context, tx bun.Tx, rows []*waitingMessage, messages []bus.Outgoing) error {
+// refused is a row that can never be published, and why.
+type refused struct {
+	row   *waitingMessage
+	cause error
+}
+
+// publishWave publishes rows of the outbox and removes them. It returns those
+// that can never be published: they must not hold up all others.
+func (s *Service) publishWave(ctx context.Context, tx bun.Tx, rows []*waitingMessage, messages []bus.Outgoing) ([]refused, error) {
 	publishing, cancel := context.WithTimeout(ctx, relayTimeout)
 	err := s.bus.PublishAll(publishing, messages)
 	cancel()
@@ -265,31 +286,35 @@ func (s *Service) publishWave(ctx context.Context, tx bun.Tx, rows []*waitingMes
 			ids[i] = row.ID
 		}
 		_, err := tx.NewRaw("DELETE FROM outbox WHERE id IN (?)", bun.List(ids)).Exec(ctx)
-		return err
+		return nil, err
 	case errs.Reason(err) != "MESSAGE_TOO_LARGE" && errs.Reason(err) != "BAD_MESSAGE":
-		return err
+		return nil, err
 	case len(rows) == 1:
-		return s.setAside(ctx, tx, rows[0], err)
+		return []refused{{rows[0], err}}, nil
 	}
 	// One of them. Publishing the others a second time is safe: they keep their ids.
+	var bad []refused
 	for i := range rows {
-		if err := s.publishWave(ctx, tx, rows[i:i+1], messages[i:i+1]); err != nil {
-			return err
+		more, err := s.publishWave(ctx, tx, rows[i:i+1], messages[i:i+1])
+		if err != nil {
+			return nil, err
 		}
+		bad = append(bad, more...)
 	}
-	return nil
+	return bad, nil
 }
 
-// setAside marks a message as one that can never be published, and says so.
-func (s *Service) setAside(ctx context.Context, tx bun.Tx, row *waitingMessage, cause error) error {
-	s.log.ErrorContext(ctx, "a message cannot be published; it is set aside in the outbox", "outbox_id", row.ID, "message", row.Message, "error", cause)
-	if _, err := tx.NewRaw("UPDATE outbox SET error = ? WHERE id = ?", clean(cause.Error()), row.ID).Exec(ctx); err != nil {
-		return err
-	}
-	_, err := tx.NewInsert().Model(&entry{
-		Time: s.now().UTC(), Level: systemlogv1.Level_LEVEL_ERROR, Event: "message_refused", Service: "persistence",
-		Message:    fmt.Sprintf("A %s could not be published: %s", row.Message, clean(cause.Error())),
-		Attributes: map[string]string{"outbox_id": fmt.Sprint(row.ID)},
-	}).Exec(ctx)
-	return err
+// noteRefusals says in the system log what was set aside. It is a transaction
+// of its own: while messages are published nobody is to wait for stepLock.
+func (s *Service) noteRefusals(ctx context.Context, refusals []refused) error {
+	return s.inTx(ctx, func(_ context.Context, tx *transaction) error {
+		for _, r := range refusals {
+			tx.note(entry{
+				Level: systemlogv1.Level_LEVEL_ERROR, Event: "message_refused", Service: "persistence",
+				Message:    fmt.Sprintf("A %s could not be published: %s", r.row.Message, r.cause),
+				Attributes: map[string]string{"outbox_id": fmt.Sprint(r.row.ID)},
+			})
+		}
+		return nil
+	})
 }

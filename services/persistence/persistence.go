@@ -131,6 +131,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { s.relay(ctx); return nil })
 	g.Go(func() error { s.keepPartitions(ctx); return nil })
 	g.Go(func() error { s.endExemptions(ctx); return nil })
+	g.Go(func() error { s.reap(ctx); return nil })
 	g.Go(func() error {
 		<-ctx.Done()
 		s.stop.Do(func() { close(s.stopping) })

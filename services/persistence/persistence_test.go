@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,6 +59,20 @@ func replica(t testing.TB, dsn string) (*Service, *taken) {
 	close(s.ready)
 	t.Cleanup(func() { s.Close() })
 	return s, p
+}
+
+// clock is the time of services in the hands of a test. It begins at epoch.
+type clock struct{ since atomic.Int64 }
+
+func (c *clock) now() time.Time          { return epoch.Add(time.Duration(c.since.Load())) }
+func (c *clock) advance(d time.Duration) { c.since.Add(int64(d)) }
+func (c *clock) set(t time.Time)         { c.since.Store(int64(t.Sub(epoch))) }
+
+func clocked(t testing.TB) (*Service, *clock) {
+	t.Helper()
+	s, c := service(t), &clock{}
+	s.now = c.now
+	return s, c
 }
 
 func service(t testing.TB) *Service {
@@ -112,15 +127,19 @@ func message[T proto.Message](m T) *bus.Message[T] { return &bus.Message[T]{Body
 // startRun begins a run and plans its scopes.
 func startRun(t testing.TB, s *Service, id string, scopes ...*scanv1.Scope) {
 	t.Helper()
-	ctx := t.Context()
-	if _, err := s.StartRun(ctx, &runv1.StartRunRequest{Trigger: &jobv1.Trigger{RunId: id, Job: "waste-scan", Kind: "waste", Cause: jobv1.Cause_CAUSE_SCHEDULE}}); err != nil {
+	if _, err := s.StartRun(t.Context(), &runv1.StartRunRequest{Trigger: &jobv1.Trigger{RunId: id, Job: "waste-scan", Kind: "waste", Cause: jobv1.Cause_CAUSE_SCHEDULE}}); err != nil {
 		t.Fatal(err)
 	}
+	plan(t, s, id, scopes...)
+}
+
+func plan(t testing.TB, s *Service, id string, scopes ...*scanv1.Scope) {
+	t.Helper()
 	req := &runv1.PlanRunRequest{RunId: id}
 	for _, sc := range scopes {
 		req.Scopes = append(req.Scopes, &runv1.PlannedScope{Scope: sc, Partition: "aws"})
 	}
-	if _, err := s.PlanRun(ctx, req); err != nil {
+	if _, err := s.PlanRun(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -137,7 +137,8 @@ func TestPlanRun(t *testing.T) {
 	}
 	var requested scanv1.ScopeRequested
 	want := &scanv1.ScopeRequested{RunId: "job/1", Scope: here, RoleArn: "arn:aws:iam::111122223333:role/r", ExternalId: "x", Partition: "aws",
-		Parameters: map[string]string{"rules": "ebs-unattached"}, MaxRetries: 2, Timeout: durationpb.New(90 * time.Second)}
+		Parameters: map[string]string{"rules": "ebs-unattached"}, MaxRetries: 2, Timeout: durationpb.New(90 * time.Second),
+		Job: "waste-scan", PlannedTime: timestamppb.New(epoch)}
 	if err := proto.Unmarshal(body, &requested); err != nil || !proto.Equal(&requested, want) {
 		t.Errorf("requested %v, want %v (%v)", &requested, want, err)
 	}
@@ -196,44 +197,12 @@ func TestFailRun(t *testing.T) {
 	if resp, err := s.PlanRun(ctx, &runv1.PlanRunRequest{RunId: "job/1", Scopes: []*runv1.PlannedScope{{Scope: here}}}); err != nil || resp.GetRun().GetScopes().GetTotal() != 0 {
 		t.Errorf("planning a failed run: %v, %v", resp, err)
 	}
-	if got := strings.Join(waiting(t, s), " "); got != "RunStarted RunFinished" {
+	if got := strings.Join(waiting(t, s), " "); got != "RunStarted RunFinished RunAlertRaised" {
 		t.Errorf("events %s", got)
 	}
 	startRun(t, s, "job/2", here)
 	if _, err := s.FailRun(ctx, &runv1.FailRunRequest{RunId: "job/2", Error: "x"}); !errors.Is(err, errs.FailedPrecondition) {
 		t.Errorf("failing a planned run: %v", err)
-	}
-}
-
-func TestStartScope(t *testing.T) {
-	t.Parallel()
-	s := service(t)
-	ctx := t.Context()
-	start := func(execution string) bool {
-		t.Helper()
-		resp, err := s.StartScope(ctx, &runv1.StartScopeRequest{RunId: "job/1", Scope: here, Execution: execution})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp.GetWanted()
-	}
-	if _, err := s.StartScope(ctx, &runv1.StartScopeRequest{RunId: "job/1", Scope: here, Execution: "1.1"}); !errors.Is(err, errs.NotFound) {
-		t.Errorf("a scope that is none: %v", err)
-	}
-	startRun(t, s, "job/1", here)
-	if !start("1.1") || !start("1.1") || !start("1.2") {
-		t.Error("a scope that waits is not wanted")
-	}
-	list, err := s.ListRunScopes(ctx, &runv1.ListRunScopesRequest{RunId: "job/1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if sc := list.GetScopes()[0]; sc.GetAttempts() != 2 || sc.GetState() != runv1.ScopeState_SCOPE_STATE_RUNNING || sc.GetStartTime() == nil {
-		t.Errorf("scope is %v", sc)
-	}
-	finishScope(t, s, finished("job/1", "1.2", 0, at(0), complete))
-	if start("1.3") {
-		t.Error("a scope that has ended is wanted")
 	}
 }
 

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,9 +53,21 @@ func (k scopeKey) where(q bun.QueryBuilder) bun.QueryBuilder {
 // lock is the number of the advisory lock that whoever changes findings of
 // the scope holds, in whatever run.
 func (k scopeKey) lock() int64 {
+	return lockOf("scope", k.Service, k.Account, k.Region)
+}
+
+// lockOf is the number of the advisory lock of what has these names.
+func lockOf(names ...string) int64 {
 	h := fnv.New64a()
-	h.Write([]byte(strings.Join([]string{"scope", k.Service, k.Account, k.Region}, "\x00")))
+	h.Write([]byte(strings.Join(names, "\x00")))
 	return int64(h.Sum64())
+}
+
+// lock takes advisory locks in rising order.
+func (tx *transaction) lock(ctx context.Context, locks []int64) error {
+	slices.Sort(locks)
+	_, err := tx.NewRaw("SELECT pg_advisory_xact_lock(l) FROM unnest(?::bigint[]) AS l", pgdialect.Array(slices.Compact(locks))).Exec(ctx)
+	return err
 }
 
 // lockScopes takes the locks of scopes in rising order, so that replicas that
@@ -67,9 +81,7 @@ func (tx *transaction) lockScopes(ctx context.Context, keys []scopeKey) error {
 	for i, k := range keys {
 		locks[i] = k.lock()
 	}
-	slices.Sort(locks)
-	_, err := tx.NewRaw("SELECT pg_advisory_xact_lock(l) FROM unnest(?::bigint[]) AS l", pgdialect.Array(slices.Compact(locks))).Exec(ctx)
-	return err
+	return tx.lock(ctx, locks)
 }
 
 // runScope is a row of run_scopes.
@@ -98,33 +110,85 @@ type runScope struct {
 	Reopened      int64            `bun:""`
 	Unchanged     int64            `bun:""`
 	Exempted      int64            `bun:""`
+
+	Failures      int32            `bun:""`
+	HeartbeatTime *time.Time       `bun:""`
+	RetryTime     *time.Time       `bun:""`
+	RequestTime   *time.Time       `bun:""`
+	Counts        map[string]int64 `bun:"type:jsonb"`
+	RoleARN       string           `bun:"role_arn"`
+	ExternalID    string           `bun:"external_id"`
+	Partition     string           `bun:""`
 }
 
-// version differs between any two states of the row.
+// version differs between any two states of the row, but for signs of life
+// that tell nothing else.
 func (r *runScope) version() string {
-	return fmt.Sprint(r.State, r.Attempts, r.Resources, r.Verdicts, r.Violations, r.MonthlyCost, r.Calls, r.Retries, r.Throttles,
+	return fmt.Sprint(r.State, r.Attempts, r.Failures, r.RetryTime, r.Counts, r.Error, r.Resources, r.Verdicts, r.Violations, r.MonthlyCost, r.Calls, r.Retries, r.Throttles,
 		r.BilledMetrics, r.Opened, r.Changed, r.Resolved, r.Reopened, r.Unchanged, r.Exempted)
 }
 
-// advance takes over progress. Within an execution it only rises, but batches
-// come in any order, and a new execution begins anew.
+// advance takes over progress. Within an execution it only rises, but it is
+// told in any order.
 func (r *runScope) advance(p *scanv1.Progress) {
+	p = sane(p)
 	m := p.GetMeter()
 	r.Resources, r.Verdicts, r.Violations = max(r.Resources, p.GetResources()), max(r.Verdicts, p.GetVerdicts()), max(r.Violations, p.GetViolations())
 	r.Calls, r.Retries, r.Throttles, r.BilledMetrics = max(r.Calls, m.GetCalls()), max(r.Retries, m.GetRetries()), max(r.Throttles, m.GetThrottles()), max(r.BilledMetrics, m.GetBilledMetrics())
-	if c := p.GetMonthlyCost(); finite(c) {
-		r.MonthlyCost = max(r.MonthlyCost, c)
+	r.MonthlyCost, r.BilledCost = max(r.MonthlyCost, p.GetMonthlyCost()), max(r.BilledCost, m.GetBilledCost())
+	for name, n := range p.GetCounts() {
+		if r.Counts == nil {
+			r.Counts = map[string]int64{}
+		}
+		r.Counts[name] = max(r.Counts[name], n)
 	}
-	if c := m.GetBilledCost(); finite(c) {
-		r.BilledCost = max(r.BilledCost, c)
+}
+
+// begin takes back how far an execution has come that broke off: the next one
+// begins anew. What it cost stays.
+func (r *runScope) begin() {
+	r.Resources, r.Verdicts, r.Violations, r.MonthlyCost, r.Counts = 0, 0, 0, 0, map[string]int64{}
+}
+
+const (
+	// maxFigure is the most any figure of a scope says: sums over scopes must fit as well.
+	maxFigure = 1e15
+	// maxCounts is how many names a scope counts.
+	maxCounts = 100
+)
+
+// sane is progress with figures that can be summed and names that can be kept.
+func sane(p *scanv1.Progress) *scanv1.Progress {
+	whole := func(n int64) int64 { return min(max(n, 0), maxFigure) }
+	money := func(f float64) float64 {
+		if !finite(f) {
+			return 0
+		}
+		return min(max(f, 0), maxFigure)
 	}
+	m := p.GetMeter()
+	q := &scanv1.Progress{
+		Resources: whole(p.GetResources()), Verdicts: whole(p.GetVerdicts()), Violations: whole(p.GetViolations()), MonthlyCost: money(p.GetMonthlyCost()),
+		Meter: &scanv1.Meter{Calls: whole(m.GetCalls()), Retries: whole(m.GetRetries()), Throttles: whole(m.GetThrottles()),
+			BilledMetrics: whole(m.GetBilledMetrics()), BilledCost: money(m.GetBilledCost())},
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.GetCounts())) {
+		if q.Counts == nil {
+			q.Counts = map[string]int64{}
+		}
+		if len(q.Counts) < maxCounts {
+			q.Counts[clean(name)] = whole(p.GetCounts()[name])
+		}
+	}
+	return q
 }
 
 func (r *runScope) proto() *runv1.RunScope {
 	return &runv1.RunScope{
 		RunId: r.RunID, Scope: r.scopeKey.proto(), State: r.State, Attempts: r.Attempts,
 		StartTime: timestamp(r.StartTime), EndTime: timestamp(r.EndTime), Error: r.Error,
-		Progress: &scanv1.Progress{Resources: r.Resources, Verdicts: r.Verdicts, Violations: r.Violations, MonthlyCost: r.MonthlyCost,
+		Failures: r.Failures, HeartbeatTime: timestamp(r.HeartbeatTime), RetryTime: timestamp(r.RetryTime),
+		Progress: &scanv1.Progress{Resources: r.Resources, Verdicts: r.Verdicts, Violations: r.Violations, MonthlyCost: r.MonthlyCost, Counts: r.Counts,
 			Meter: &scanv1.Meter{Calls: r.Calls, Retries: r.Retries, Throttles: r.Throttles, BilledMetrics: r.BilledMetrics, BilledCost: r.BilledCost}},
 		Findings: &runv1.FindingCounts{Opened: r.Opened, Changed: r.Changed, Resolved: r.Resolved, Reopened: r.Reopened, Unchanged: r.Unchanged, Exempted: r.Exempted},
 	}
@@ -224,45 +288,6 @@ func (s *Service) ListRunScopes(ctx context.Context, req *runv1.ListRunScopesReq
 		return nil, err
 	}
 	return &runv1.ListRunScopesResponse{Scopes: scopes, NextPageToken: next}, nil
-}
-
-// StartScope implements RunService.
-func (s *Service) StartScope(ctx context.Context, req *runv1.StartScopeRequest) (*runv1.StartScopeResponse, error) {
-	if err := refuseNUL(req, ""); err != nil {
-		return nil, err
-	}
-	resp := &runv1.StartScopeResponse{}
-	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
-		k := keyOf(req.GetRunId(), req.GetScope())
-		rows, err := tx.runScopes(ctx, []scopeKey{k})
-		if err != nil {
-			return err
-		}
-		row := rows[k]
-		if row == nil {
-			return errs.New(errs.NotFound, "SCOPE_NOT_FOUND", "run %s has no scope %s", k.RunID, k)
-		}
-		if row.EndTime != nil { // and so has every scope of a run that is over
-			return nil
-		}
-		resp.Wanted = true
-		if row.Execution == req.GetExecution() {
-			return nil
-		}
-		row.Execution = req.GetExecution()
-		row.Attempts++
-		row.State = runv1.ScopeState_SCOPE_STATE_RUNNING
-		if now := micros(tx.now); row.StartTime == nil {
-			row.StartTime = &now
-		}
-		tx.wake(topicRun + k.RunID)
-		_, err = tx.NewUpdate().Model(row).Column("execution", "attempts", "state", "start_time").WherePK().Exec(ctx)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return resp, nil
 }
 
 func (k scopeKey) String() string { return k.Service + "/" + k.Account + "/" + k.Region }
@@ -367,7 +392,7 @@ func (s *Service) onScopeFinished(ctx context.Context, m *bus.Message[*scanv1.Sc
 		}
 		row := rows[k]
 		if row == nil {
-			return errs.New(errs.NotFound, "SCOPE_NOT_FOUND", "run %s has no scope %s", k.RunID, k)
+			return scopeNotFound(k)
 		}
 		if row.EndTime != nil {
 			return nil
@@ -435,10 +460,7 @@ func (tx *transaction) finishScopes(ctx context.Context, rows map[scopeKey]*runS
 	if err != nil || len(finishes) == 0 {
 		return err
 	}
-	var (
-		ended []string // runs of which a scope has ended, in order
-		short []*runScope
-	)
+	var ended []*runScope
 	for _, f := range finishes {
 		row := rows[f.scopeKey]
 		if row.EndTime != nil {
@@ -447,28 +469,9 @@ func (tx *transaction) finishScopes(ctx context.Context, rows map[scopeKey]*runS
 		if err := tx.finishScope(ctx, row, f); err != nil {
 			return err
 		}
-		if !slices.Contains(ended, f.RunID) {
-			ended = append(ended, f.RunID)
-		}
-		if row.State != runv1.ScopeState_SCOPE_STATE_SUCCEEDED {
-			short = append(short, row)
-		}
+		ended = append(ended, row)
 	}
-	for _, id := range ended {
-		r := &run{}
-		if err := tx.NewSelect().Model(r).Where("r.id = ?", id).For("UPDATE").Scan(ctx); err != nil {
-			return err
-		}
-		for _, row := range short {
-			if row.RunID == id {
-				tx.noteScope(r.Job, row)
-			}
-		}
-		if err := tx.finishRun(ctx, r); err != nil {
-			return err
-		}
-	}
-	return nil
+	return tx.finishRuns(ctx, ended)
 }
 
 // finishScope ends a scope by what one execution of it says: it resolves what
@@ -522,10 +525,12 @@ func (tx *transaction) finishScope(ctx context.Context, row *runScope, f *finish
 	if row.StartTime == nil {
 		row.StartTime = &scan
 	}
-	row.MonthlyCost = 0 // the figures of an execution that broke off give way to those of the one that counts
+	row.RetryTime = nil
 	if p := m.GetProgress(); p != nil {
-		row.Resources, row.Verdicts, row.Violations = 0, 0, 0
+		row.begin() // the figures of an execution that broke off give way to those of the one that counts
 		row.advance(p)
+	} else {
+		row.MonthlyCost = 0
 	}
 	row.advance(&scanv1.Progress{Meter: m.GetMeter()})
 	if err := tx.saveScope(ctx, row); err != nil {
@@ -541,8 +546,13 @@ func (tx *transaction) finishScope(ctx context.Context, row *runScope, f *finish
 			return err
 		}
 	}
+	return tx.forget(ctx, f.where)
+}
+
+// forget removes what was kept for the ends of scopes.
+func (tx *transaction) forget(ctx context.Context, where func(bun.QueryBuilder) bun.QueryBuilder) error {
 	for _, model := range []any{(*batch)(nil), (*finish)(nil)} {
-		if _, err := tx.NewDelete().Model(model).ApplyQueryBuilder(f.where).Exec(ctx); err != nil {
+		if _, err := tx.NewDelete().Model(model).ApplyQueryBuilder(where).Exec(ctx); err != nil {
 			return err
 		}
 	}
@@ -608,13 +618,37 @@ func (tx *transaction) saveScope(ctx context.Context, row *runScope) error {
 // noteScope says in the system log that a scope was not seen in full.
 func (tx *transaction) noteScope(job string, row *runScope) {
 	e := entry{
-		Level: systemlogv1.Level_LEVEL_WARN, Event: "scope_partial", Service: row.Service, Job: job, RunID: row.RunID, Account: row.Account, Region: row.Region,
-		Message:    fmt.Sprintf("Account %s in %s could be seen only in part: %s.", row.Account, row.Region, row.Error),
-		Attributes: map[string]string{"error": row.Error},
+		Level: systemlogv1.Level_LEVEL_WARN, Event: "scope_partial", Service: row.Service, Job: job, RunID: row.RunID, Account: row.account(), Region: row.region(),
+		Message:    fmt.Sprintf("%s could be done only in part: %s.", row.title(), row.Error),
+		Attributes: map[string]string{"error": row.Error, "attempts": strconv.Itoa(int(row.Attempts)), "failures": strconv.Itoa(int(row.Failures))},
 	}
 	if row.State == runv1.ScopeState_SCOPE_STATE_FAILED {
 		e.Level, e.Event = systemlogv1.Level_LEVEL_ERROR, "scope_failed"
-		e.Message = fmt.Sprintf("Account %s in %s could not be seen: %s.", row.Account, row.Region, row.Error)
+		e.Message = fmt.Sprintf("%s failed: %s.", row.title(), row.Error)
 	}
 	tx.note(e)
+}
+
+// title names a scope in a sentence.
+func (k scopeKey) title() string {
+	switch account, region := k.account(), k.region(); {
+	case account != "" && region != "":
+		return "Account " + account + " in " + region
+	case account != "":
+		return "Account " + account
+	case region != "":
+		return "Part " + region
+	}
+	return "The work"
+}
+
+// account is the scope's account, or empty when it concerns none.
+func (k scopeKey) account() string { return strings.TrimPrefix(k.Account, "-") }
+
+// region is the scope's region or part, or empty when it has none.
+func (k scopeKey) region() string {
+	if k.Region == "-" {
+		return ""
+	}
+	return k.Region
 }

@@ -13,6 +13,7 @@ import (
 const (
 	topicOutbox      = "outbox"
 	topicTransitions = "transitions"
+	topicEntries     = "entries"
 	topicRun         = "run/"
 )
 
