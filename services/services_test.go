@@ -32,6 +32,7 @@ var layers = []struct {
 	{packages: []string{"pkg/config", "pkg/page", "pkg/price", "pkg/aws", "pkg/report"}},
 	{packages: []string{"pkg/bus", "pkg/inventory", "pkg/devstack/..."}},
 	{packages: []string{"pkg/app"}},
+	{packages: []string{"pkg/job/..."}},
 	{packages: []string{"pkg/scan/..."}},
 	{packages: []string{"services/scheduler", "services/waste", "services/security", "services/cleanup", "services/health", "services/persistence", "services/notification"}},
 	{packages: []string{"services"}},

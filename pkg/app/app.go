@@ -60,7 +60,8 @@ type Definition struct {
 	Name string
 	// Summary is one line for help texts.
 	Summary string
-	// Port is the gRPC port the service listens on unless told otherwise.
+	// Port is the gRPC port the service listens on unless told otherwise; 0
+	// takes a free one, for a service that nobody calls.
 	Port int
 	// Config is the zero value of the service's configuration struct, from
 	// which the reference of variables is made.
@@ -76,8 +77,12 @@ func (d Definition) AddrVar() string { return AddrVar(d.Name) }
 // NIGHTSHIFT_PERSISTENCE_ADDR.
 func AddrVar(service string) string { return "NIGHTSHIFT_" + strings.ToUpper(service) + "_ADDR" }
 
-// DefaultAddr is where a service listens and is looked for unless told
-// otherwise: loopback, at its well-known port.
+// addr is where the service listens unless told otherwise.
+func (d Definition) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(d.Port)) }
+
+// DefaultAddr is where a service of Nightshift listens and is looked for unless
+// told otherwise: loopback, at its well-known port. Other services are looked
+// for where AddrVar says; their port here is 0.
 func DefaultAddr(service string) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[service]))
 }

@@ -103,7 +103,7 @@ func listenAddr(def Definition, cfg Config) string {
 	if cfg.Listen != "" {
 		return cfg.Listen
 	}
-	return DefaultAddr(def.Name)
+	return def.addr()
 }
 
 // checkHealth asks the service that runs with the same environment.

@@ -26,6 +26,8 @@ import (
 	accountv1 "nightshift.dev/gen/nightshift/account/v1"
 	exemptionv1 "nightshift.dev/gen/nightshift/exemption/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
+	healthv1 "nightshift.dev/gen/nightshift/health/v1"
+	inventoryv1 "nightshift.dev/gen/nightshift/inventory/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
@@ -62,6 +64,8 @@ type Service struct {
 	accountv1.UnimplementedAccountServiceServer
 	exemptionv1.UnimplementedExemptionServiceServer
 	findingv1.UnimplementedFindingServiceServer
+	healthv1.UnimplementedHealthStateServiceServer
+	inventoryv1.UnimplementedInventoryServiceServer
 	runv1.UnimplementedRunServiceServer
 	scanv1.UnimplementedScopeStateServiceServer
 	systemlogv1.UnimplementedSystemLogServiceServer
@@ -112,6 +116,8 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	accountv1.RegisterAccountServiceServer(r, s)
 	exemptionv1.RegisterExemptionServiceServer(r, s)
 	findingv1.RegisterFindingServiceServer(r, s)
+	healthv1.RegisterHealthStateServiceServer(r, s)
+	inventoryv1.RegisterInventoryServiceServer(r, s)
 	runv1.RegisterRunServiceServer(r, s)
 	scanv1.RegisterScopeStateServiceServer(r, s)
 	systemlogv1.RegisterSystemLogServiceServer(r, s)
