@@ -63,6 +63,7 @@ var Definition = app.Definition{
 // calls are then UNAVAILABLE and messages wait on the bus.
 type Service struct {
 	accountv1.UnimplementedAccountServiceServer
+	accountv1.UnimplementedOnboardingServiceServer
 	exemptionv1.UnimplementedExemptionServiceServer
 	findingv1.UnimplementedFindingServiceServer
 	healthv1.UnimplementedHealthStateServiceServer
@@ -116,6 +117,7 @@ func open(cfg Config, log *slog.Logger, p publisher, now func() time.Time) (*Ser
 // Register adds the APIs.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	accountv1.RegisterAccountServiceServer(r, s)
+	accountv1.RegisterOnboardingServiceServer(r, s)
 	exemptionv1.RegisterExemptionServiceServer(r, s)
 	findingv1.RegisterFindingServiceServer(r, s)
 	healthv1.RegisterHealthStateServiceServer(r, s)
