@@ -151,6 +151,18 @@ var catalog = []*Event{
 	lifecycle[*findingv1.FindingExempted]("every security finding that was accepted until a day", "security"),
 	orphaned[*findingv1.FindingOrphaned]("every finding that no scan looks at any more, because its account or region has left", "waste"),
 	orphaned[*findingv1.FindingReclaimed]("every security finding whose account or region has come back", "security"),
+	lifecycle[*findingv1.FindingAcknowledged]("every critical finding that somebody knows about", "security", "critical"),
+	lifecycle[*findingv1.FindingUnacknowledged]("every waste finding that nobody knows about any more", "waste"),
+	lifecycle[*findingv1.FindingAssigned]("every waste finding that is given to an owner", "waste"),
+	lifecycle[*findingv1.FindingCommented]("every comment on a security finding", "security"),
+	event([]string{"persistence"}, nil, []string{"service", "account"},
+		func(m *findingv1.FindingsHeld) []string {
+			return []string{m.GetHold().GetService(), m.GetHold().GetAccount()}
+		},
+		func(m *findingv1.FindingsHeld) string {
+			return join(m.GetHold().GetRunId(), m.GetHold().GetService(), m.GetHold().GetAccount())
+		},
+		"every run of the waste service that was stopped because it would change too much", "waste"),
 }
 
 // orphaned is the subject and the identity of events about the mark of a finding.

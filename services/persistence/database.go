@@ -154,6 +154,10 @@ type transaction struct {
 	conn bun.Conn
 	// now is when it began.
 	now time.Time
+	// actor is who has it done, where somebody has.
+	actor string
+	// unbraked lets any number of findings change: somebody has released them.
+	unbraked bool
 
 	changes []change
 	events  []proto.Message

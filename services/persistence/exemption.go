@@ -219,30 +219,19 @@ func (tx *transaction) applyExemptions(ctx context.Context, x *exemption, cause 
 		winner := map[string]*finding{}
 		for _, f := range rows {
 			was := f.Exemption
-			from := f.State
-			if err := f.exempt(running); err != nil {
+			kind, err := tx.decideExemption(f, running, cause)
+			if err != nil {
 				return 0, 0, err
 			}
-			if string(was) == string(f.Exemption) {
-				continue
-			}
-			groups[string(f.Exemption)] = append(groups[string(f.Exemption)], f.ID)
-			winner[string(f.Exemption)] = f
-			f.Revision++
-			kind := findingv1.TransitionKind_TRANSITION_KIND_UNSPECIFIED
-			switch {
-			case was == nil:
-				kind, f.State = findingv1.TransitionKind_TRANSITION_KIND_EXEMPTED, findingv1.State_STATE_EXEMPT
+			switch kind {
+			case findingv1.TransitionKind_TRANSITION_KIND_EXEMPTED:
 				exempted++
-			case f.Exemption == nil:
-				kind, f.State = findingv1.TransitionKind_TRANSITION_KIND_REOPENED, findingv1.State_STATE_REOPENED
-				f.ReopenCount++
+			case findingv1.TransitionKind_TRANSITION_KIND_REOPENED:
 				reopened++
-			default:
-				continue
 			}
-			if err := tx.exemptionChanged(f, kind, cause, from, was); err != nil {
-				return 0, 0, err
+			if string(was) != string(f.Exemption) {
+				groups[string(f.Exemption)] = append(groups[string(f.Exemption)], f.ID)
+				winner[string(f.Exemption)] = f
 			}
 		}
 		for key, ids := range groups {
@@ -258,6 +247,30 @@ func (tx *transaction) applyExemptions(ctx context.Context, x *exemption, cause 
 			}
 		}
 	}
+}
+
+// decideExemption decides anew whether a finding that is not resolved is
+// exempt, and says so where that has changed. Its revision is that of the row:
+// it is counted up here only.
+func (tx *transaction) decideExemption(f *finding, running []*exemption, cause findingv1.Cause) (kind findingv1.TransitionKind, err error) {
+	if f.State == findingv1.State_STATE_RESOLVED {
+		return 0, nil
+	}
+	was, from := f.Exemption, f.State
+	if err := f.exempt(running); err != nil || string(was) == string(f.Exemption) {
+		return 0, err
+	}
+	f.Revision++
+	switch {
+	case was == nil:
+		kind, f.State = findingv1.TransitionKind_TRANSITION_KIND_EXEMPTED, findingv1.State_STATE_EXEMPT
+	case f.Exemption == nil:
+		kind, f.State = findingv1.TransitionKind_TRANSITION_KIND_REOPENED, findingv1.State_STATE_REOPENED
+		f.ReopenCount++
+	default:
+		return 0, nil
+	}
+	return kind, tx.exemptionChanged(f, kind, cause, from, was)
 }
 
 // exemptionChanged says that a finding has become exempt or is so no longer.
@@ -278,7 +291,7 @@ func (tx *transaction) exemptionChanged(f *finding, kind findingv1.TransitionKin
 		}
 	}
 	tx.changes = append(tx.changes, change{p, &findingv1.Transition{
-		FindingId: f.ID, Kind: kind, Cause: cause, Time: timestamppb.New(tx.now), FromState: from, ToState: f.State,
+		FindingId: f.ID, Kind: kind, Cause: cause, Actor: tx.actor, Time: timestamppb.New(tx.now), FromState: from, ToState: f.State,
 		FromSeverity: f.Severity, ToSeverity: f.Severity, FromCost: p.GetMonthlyCost(), ToCost: p.GetMonthlyCost(), Reason: reason, Exemption: e,
 	}})
 	return nil
@@ -370,6 +383,7 @@ func (s *Service) CreateExemption(ctx context.Context, req *exemptionv1.CreateEx
 		if _, err := tx.NewInsert().Model(x).Exec(ctx); err != nil {
 			return err
 		}
+		tx.actor = x.By
 		exempted, reopened, err := tx.applyExemptions(ctx, x, findingv1.Cause_CAUSE_USER)
 		if err != nil {
 			return err
@@ -507,6 +521,7 @@ func (s *Service) UpdateExemption(ctx context.Context, req *exemptionv1.UpdateEx
 		if _, err := tx.NewUpdate().Model(x).WherePK().Exec(ctx); err != nil {
 			return err
 		}
+		tx.actor = x.By
 		exempted, reopened, err := tx.applyExemptions(ctx, x, findingv1.Cause_CAUSE_USER)
 		if err != nil {
 			return err

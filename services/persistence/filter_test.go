@@ -120,7 +120,7 @@ func TestFilter(t *testing.T) {
 		`state > "OPEN"`:                 "has no order",
 		`severity = 3`:                   "it can be INFO, LOW, MEDIUM, HIGH, CRITICAL",
 		`severity:"HIGH"`:                "is no text",
-		`colour = "red"`:                 "colour, which is no field; the fields are account, category",
+		`colour = "red"`:                 "colour, which is no field; the fields are account, acknowledged, assignee, category",
 		`resource.id = "x"`:              "resource.id, which is no field",
 		`monthly_cost > "10"`:            "without quotes",
 		`tags = "dev"`:                   "by no key",

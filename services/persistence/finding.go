@@ -27,38 +27,43 @@ import (
 type finding struct {
 	bun.BaseModel `bun:"table:findings,alias:f"`
 
-	ID           string            `bun:",pk"`
-	Service      string            `bun:""`
-	Account      string            `bun:""`
-	Region       string            `bun:""`
-	RuleID       string            `bun:""`
-	RuleVersion  int32             `bun:""`
-	Category     rulev1.Category   `bun:""`
-	State        findingv1.State   `bun:""`
-	Severity     rulev1.Severity   `bun:""`
-	ResourceARN  string            `bun:"resource_arn"`
-	ResourceID   string            `bun:""`
-	ResourceType string            `bun:""`
-	ResourceName string            `bun:""`
-	Title        string            `bun:""`
-	Owner        string            `bun:""`
-	CostLow      *float64          `bun:""`
-	CostHigh     *float64          `bun:""`
-	Cost         []byte            `bun:""`
-	Parameters   map[string]string `bun:"type:jsonb"`
-	Tags         map[string]string `bun:"type:jsonb"`
-	Declared     []byte            `bun:""`
-	Exemption    []byte            `bun:""`
-	ExemptionID  string            `bun:""`
-	Detail       []byte            `bun:""`
-	ResourceHash int64             `bun:""`
-	Fingerprint  int64             `bun:""`
-	Since        *time.Time        `bun:""`
-	FirstSeen    time.Time         `bun:""`
-	EvidenceTime time.Time         `bun:""`
-	ResolveTime  *time.Time        `bun:""`
-	ReopenCount  int32             `bun:""`
-	Revision     int64             `bun:""`
+	ID           string          `bun:",pk"`
+	Service      string          `bun:""`
+	Account      string          `bun:""`
+	Region       string          `bun:""`
+	RuleID       string          `bun:""`
+	RuleVersion  int32           `bun:""`
+	Category     rulev1.Category `bun:""`
+	State        findingv1.State `bun:""`
+	Severity     rulev1.Severity `bun:""`
+	ResourceARN  string          `bun:"resource_arn"`
+	ResourceID   string          `bun:""`
+	ResourceType string          `bun:""`
+	ResourceName string          `bun:""`
+	Title        string          `bun:""`
+	Owner        string          `bun:""`
+	// ResourceOwner is who answers as the resource says, Assignee as a person says.
+	ResourceOwner string            `bun:""`
+	Assignee      string            `bun:""`
+	Ack           []byte            `bun:""`
+	AckUntil      *time.Time        `bun:""`
+	CostLow       *float64          `bun:""`
+	CostHigh      *float64          `bun:""`
+	Cost          []byte            `bun:""`
+	Parameters    map[string]string `bun:"type:jsonb"`
+	Tags          map[string]string `bun:"type:jsonb"`
+	Declared      []byte            `bun:""`
+	Exemption     []byte            `bun:""`
+	ExemptionID   string            `bun:""`
+	Detail        []byte            `bun:""`
+	ResourceHash  int64             `bun:""`
+	Fingerprint   int64             `bun:""`
+	Since         *time.Time        `bun:""`
+	FirstSeen     time.Time         `bun:""`
+	EvidenceTime  time.Time         `bun:""`
+	ResolveTime   *time.Time        `bun:""`
+	ReopenCount   int32             `bun:""`
+	Revision      int64             `bun:""`
 
 	// Of checks.
 	LastSeen     time.Time `bun:",scanonly"`
@@ -87,7 +92,7 @@ func newFinding(runID string, scope *scanv1.Scope, o *scanv1.Observation) *findi
 		RuleID: clean(o.GetRuleId()), RuleVersion: o.GetRuleVersion(), Category: o.GetCategory(),
 		State: findingv1.State_STATE_OPEN, Severity: v.GetSeverity(),
 		ResourceARN: clean(r.GetArn()), ResourceID: clean(r.GetId()), ResourceType: clean(r.GetType()), ResourceName: clean(r.GetName()),
-		Title: clean(o.GetTitle()), Owner: clean(ownerOf(o)), Parameters: map[string]string{}, Since: timeOf(v.GetSince()), Revision: 1,
+		Title: clean(o.GetTitle()), Owner: clean(ownerOf(o)), ResourceOwner: clean(ownerOf(o)), Parameters: map[string]string{}, Since: timeOf(v.GetSince()), Revision: 1,
 		FirstSeen: seen, EvidenceTime: seen, LastSeen: seen, LastRunID: runID, CheckedTime: seen, CheckedRunID: runID,
 	}
 	for k, p := range o.GetParameters() {
@@ -169,7 +174,7 @@ func hashes(f *finding, o *scanv1.Observation) (resource, fingerprint int64) {
 	v := o.GetVerdict()
 	text(o.GetTitle())
 	text(o.GetCategory().String())
-	text(f.Owner)
+	text(f.ResourceOwner)
 	text(v.GetRecommendation())
 	if f.Since != nil {
 		text(f.Since.Format(time.RFC3339))
@@ -197,22 +202,27 @@ func (f *finding) proto() (*findingv1.Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	detail.Exemption, err = storedExemption(f.Exemption)
+	if detail.Exemption, err = storedExemption(f.Exemption); err != nil {
+		return nil, err
+	}
+	detail.Acknowledgement, err = storedAck(f.Ack)
 	return f.show(detail, cost), err
 }
 
 // show completes a detail with the columns.
 func (f *finding) show(p *findingv1.Finding, cost *rulev1.MonthlyCost) *findingv1.Finding {
 	p.Id, p.RuleId, p.RuleVersion, p.Category, p.Title = f.ID, f.RuleID, f.RuleVersion, f.Category, f.Title
-	p.State, p.Severity, p.Owner, p.MonthlyCost, p.Parameters = f.State, f.Severity, f.Owner, cost, f.Parameters
+	p.State, p.Severity, p.Owner, p.Assignee, p.MonthlyCost, p.Parameters = f.State, f.Severity, f.Owner, f.Assignee, cost, f.Parameters
 	p.FirstSeen, p.LastSeen, p.EvidenceTime = timestamppb.New(f.FirstSeen), timestamppb.New(f.LastSeen), timestamppb.New(f.EvidenceTime)
 	p.Since, p.ResolveTime = timestamp(f.Since), timestamp(f.ResolveTime)
 	if p.OrphanTime = timestamp(f.OrphanTime); f.OrphanReason != nil {
 		p.OrphanReason = *f.OrphanReason
 	}
-	p.LastRunId, p.ReopenCount, p.Etag = f.LastRunID, f.ReopenCount, strconv.FormatInt(f.Revision, 16)
+	p.LastRunId, p.ReopenCount, p.Etag = f.LastRunID, f.ReopenCount, f.etag()
 	return p
 }
+
+func (f *finding) etag() string { return strconv.FormatInt(f.Revision, 16) }
 
 func storedCost(b []byte) (*rulev1.MonthlyCost, error) {
 	if b == nil {
@@ -223,40 +233,46 @@ func storedCost(b []byte) (*rulev1.MonthlyCost, error) {
 }
 
 var findingFields = fields{
-	"id":            {column: "f.id", kind: kindText},
-	"rule_id":       {column: "f.rule_id", kind: kindText},
-	"category":      {column: "f.category", kind: kindEnum, values: enumValues(rulev1.Category(0))},
-	"state":         {column: "f.state", kind: kindEnum, values: enumValues(findingv1.State(0))},
-	"severity":      {column: "f.severity", kind: kindRank, values: enumValues(rulev1.Severity(0))},
-	"account":       {column: "f.account", kind: kindText},
-	"region":        {column: "f.region", kind: kindText},
-	"resource_id":   {column: "f.resource_id", kind: kindText},
-	"resource_arn":  {column: "f.resource_arn", kind: kindText},
-	"resource_type": {column: "f.resource_type", kind: kindText},
-	"resource_name": {column: "f.resource_name", kind: kindText},
-	"owner":         {column: "f.owner", kind: kindText},
-	"title":         {column: "f.title", kind: kindText},
-	"last_run_id":   {column: "c.last_run_id", kind: kindText},
-	"monthly_cost":  {column: "f.cost_high", kind: kindNumber},
-	"first_seen":    {column: "f.first_seen", kind: kindTime},
-	"last_seen":     {column: "c.last_seen", kind: kindTime},
-	"since":         {column: "f.since", kind: kindTime},
-	"resolve_time":  {column: "f.resolve_time", kind: kindTime},
-	"orphan_time":   {column: "o.time", kind: kindTime},
-	"tags":          {column: "f.tags", kind: kindMap},
+	"id":               {column: "f.id", kind: kindText},
+	"rule_id":          {column: "f.rule_id", kind: kindText},
+	"category":         {column: "f.category", kind: kindEnum, values: enumValues(rulev1.Category(0))},
+	"state":            {column: "f.state", kind: kindEnum, values: enumValues(findingv1.State(0))},
+	"severity":         {column: "f.severity", kind: kindRank, values: enumValues(rulev1.Severity(0))},
+	"account":          {column: "f.account", kind: kindText},
+	"region":           {column: "f.region", kind: kindText},
+	"resource_id":      {column: "f.resource_id", kind: kindText},
+	"resource_arn":     {column: "f.resource_arn", kind: kindText},
+	"resource_type":    {column: "f.resource_type", kind: kindText},
+	"resource_name":    {column: "f.resource_name", kind: kindText},
+	"owner":            {column: "f.owner", kind: kindText},
+	"assignee":         {column: "f.assignee", kind: kindText},
+	"acknowledged":     {column: "(f.ack IS NOT NULL)::int", kind: kindEnum, values: map[string]int64{"FALSE": 0, "TRUE": 1}},
+	"title":            {column: "f.title", kind: kindText},
+	"last_run_id":      {column: "c.last_run_id", kind: kindText},
+	"monthly_cost":     {column: "f.cost_high", kind: kindNumber},
+	"monthly_cost_low": {column: "f.cost_low", kind: kindNumber},
+	"reopen_count":     {column: "f.reopen_count", kind: kindInteger},
+	"first_seen":       {column: "f.first_seen", kind: kindTime},
+	"last_seen":        {column: "c.last_seen", kind: kindTime},
+	"since":            {column: "f.since", kind: kindTime},
+	"resolve_time":     {column: "f.resolve_time", kind: kindTime},
+	"orphan_time":      {column: "o.time", kind: kindTime},
+	"tags":             {column: "f.tags", kind: kindMap},
 }
 
 // findingOrders are what findings can be sorted by. Unknown costs come last,
 // whether costs rise or fall.
 var findingOrders = sortable[*finding]{
-	"id":         both("id", "f.id", textKey(func(f *finding) string { return f.ID })),
-	"rule_id":    both("rule_id", "f.rule_id", textKey(func(f *finding) string { return f.RuleID })),
-	"account":    both("account", "f.account", textKey(func(f *finding) string { return f.Account })),
-	"region":     both("region", "f.region", textKey(func(f *finding) string { return f.Region })),
-	"state":      both("state", "f.state", intKey(func(f *finding) int64 { return int64(f.State) })),
-	"severity":   both("severity", "f.severity", intKey(func(f *finding) int64 { return int64(f.Severity) })),
-	"first_seen": both("first_seen", "f.first_seen", timeKey(func(f *finding) time.Time { return f.FirstSeen })),
-	"last_seen":  both("last_seen", "c.last_seen", timeKey(func(f *finding) time.Time { return f.LastSeen })),
+	"id":           both("id", "f.id", textKey(func(f *finding) string { return f.ID })),
+	"rule_id":      both("rule_id", "f.rule_id", textKey(func(f *finding) string { return f.RuleID })),
+	"account":      both("account", "f.account", textKey(func(f *finding) string { return f.Account })),
+	"region":       both("region", "f.region", textKey(func(f *finding) string { return f.Region })),
+	"owner":        both("owner", "f.owner", textKey(func(f *finding) string { return f.Owner })),
+	"state":        both("state", "f.state", intKey(func(f *finding) int64 { return int64(f.State) })),
+	"severity":     both("severity", "f.severity", intKey(func(f *finding) int64 { return int64(f.Severity) })),
+	"first_seen":   both("first_seen", "f.first_seen", timeKey(func(f *finding) time.Time { return f.FirstSeen })),
+	"last_seen":    both("last_seen", "c.last_seen", timeKey(func(f *finding) time.Time { return f.LastSeen })),
+	"resolve_time": both("resolve_time", "coalesce(f.resolve_time, '0001-01-01 00:00:00+00')", timeKey(func(f *finding) time.Time { return cmp.Or(f.ResolveTime, &time.Time{}).UTC() })),
 	"monthly_cost": {
 		{name: "monthly_cost", expr: "coalesce(f.cost_high, 'Infinity')", key: floatKey(func(f *finding) float64 { return f.costOr(math.Inf(1)) })},
 		{name: "monthly_cost", expr: "coalesce(f.cost_high, '-Infinity')", desc: true, key: floatKey(func(f *finding) float64 { return f.costOr(math.Inf(-1)) })},
@@ -276,6 +292,10 @@ func (s *Service) GetFinding(ctx context.Context, req *findingv1.GetFindingReque
 	if err != nil {
 		return nil, err
 	}
+	mask, err := readMask(req.GetReadMask())
+	if err != nil {
+		return nil, err
+	}
 	var rows []*finding
 	if err := selectFindings(db).Where("f.id = ?", req.GetId()).Scan(ctx, &rows); err != nil {
 		return nil, fault(err)
@@ -288,6 +308,7 @@ func (s *Service) GetFinding(ctx context.Context, req *findingv1.GetFindingReque
 		return nil, err
 	}
 	p.Score = report.Proto(report.ScoreOf(p, s.now()))
+	mask.prune(p)
 	return &findingv1.GetFindingResponse{Finding: p}, nil
 }
 
@@ -310,6 +331,10 @@ func (s *Service) ListFindings(ctx context.Context, req *findingv1.ListFindingsR
 	if err != nil {
 		return nil, err
 	}
+	mask, err := readMask(req.GetReadMask())
+	if err != nil {
+		return nil, err
+	}
 	bind := []string{"findings", req.GetFilter(), req.GetOrderBy()}
 	rows, next, err := list(ctx, o, req.GetPageToken(), page.Size(req.GetPageSize()), bind,
 		func() *bun.SelectQuery { return where.apply(selectFindings(db)) })
@@ -323,6 +348,7 @@ func (s *Service) ListFindings(ctx context.Context, req *findingv1.ListFindingsR
 			return nil, err
 		}
 		p.Score = report.Proto(report.ScoreOf(p, now))
+		mask.prune(p)
 		if bytes += proto.Size(p); bytes > pageBytes && i > 0 {
 			resp.NextPageToken = page.Token(o.place(rows[i-1]), bind...)
 			break

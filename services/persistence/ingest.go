@@ -320,8 +320,12 @@ func (tx *transaction) merge(ctx context.Context, found []*observation, byID map
 	if _, err := tx.NewRaw(updateChecks).Exec(ctx); err != nil {
 		return err
 	}
+	pending, err := tx.pendingHolds(ctx, byID)
+	if err != nil {
+		return err
+	}
 	var judged []*judgement
-	err = tx.NewRaw("SELECT id, kind, cause, from_state, from_severity, from_cost, from_exemption FROM judged WHERE kind > 0 OR rewrite ORDER BY id").Scan(ctx, &judged)
+	err = tx.NewRaw("SELECT id, kind, cause, from_state, from_severity, from_cost, from_exemption, from_ack, from_ack_until, assignee FROM judged WHERE kind > 0 OR rewrite ORDER BY id").Scan(ctx, &judged)
 	if err != nil {
 		return err
 	}
@@ -332,15 +336,28 @@ func (tx *transaction) merge(ctx context.Context, found []*observation, byID map
 	if err != nil {
 		return err
 	}
+	owners, err := tx.accountOwners(ctx, found)
+	if err != nil {
+		return err
+	}
+	for _, j := range judged {
+		if j.Kind == findingv1.TransitionKind_TRANSITION_KIND_RESOLVED {
+			continue
+		}
+		o := byID[j.ID]
+		if err := j.settle(o, exemptions, owners[o.row.Account], tx.now); err != nil {
+			return err
+		}
+	}
+	if judged, err = tx.holdBack(ctx, judged, byID, pending); err != nil {
+		return err
+	}
 	var opened, written, resolved []*observation
 	for _, j := range judged {
 		o := byID[j.ID]
 		if j.Kind == findingv1.TransitionKind_TRANSITION_KIND_RESOLVED {
 			resolved = append(resolved, o)
 			continue
-		}
-		if err := j.settle(o, exemptions, tx.now); err != nil {
-			return err
 		}
 		if j.FromState == nil {
 			opened = append(opened, o)
@@ -376,10 +393,10 @@ const (
 	createJudged = `
 		CREATE TEMP TABLE IF NOT EXISTS judged (
 			id text COLLATE "C", kind smallint, cause smallint, rewrite boolean, again boolean,
-			from_state smallint, from_severity smallint, from_cost bytea, from_exemption bytea
+			from_state smallint, from_severity smallint, from_cost bytea, from_exemption bytea, from_ack bytea, from_ack_until timestamptz, assignee text COLLATE "C"
 		) ON COMMIT DELETE ROWS`
 	createWritten = `
-		CREATE TEMP TABLE IF NOT EXISTS written (LIKE findings) ON COMMIT DELETE ROWS`
+		CREATE TEMP TABLE IF NOT EXISTS written (LIKE findings INCLUDING DEFAULTS) ON COMMIT DELETE ROWS`
 	judge = `
 		INSERT INTO judged
 		SELECT s.id,
@@ -395,7 +412,7 @@ const (
 			CASE WHEN p.changed AND f.resource_hash = s.resource_hash THEN 2 ELSE 1 END,
 			s.outcome = 1 AND (f.fingerprint <> s.fingerprint OR s.observed_at - f.evidence_time >= make_interval(secs => ?)),
 			s.outcome <> 1 OR c.last_run_id = s.run_id,
-			f.state, f.severity, f.cost, f.exemption
+			f.state, f.severity, f.cost, f.exemption, f.ack, f.ack_until, coalesce(f.assignee, '')
 		FROM staged s
 		LEFT JOIN (findings f JOIN checks c ON c.id = f.id) ON f.id = s.id
 		CROSS JOIN LATERAL (SELECT f.rule_version <> s.rule_version OR f.parameters <> s.parameters AS changed) p
@@ -409,7 +426,8 @@ const (
 	updateFindings = `
 		UPDATE findings f SET
 			rule_version = w.rule_version, category = w.category, severity = w.severity, resource_arn = w.resource_arn,
-			resource_id = w.resource_id, resource_type = w.resource_type, resource_name = w.resource_name, title = w.title, owner = w.owner,
+			resource_id = w.resource_id, resource_type = w.resource_type, resource_name = w.resource_name, title = w.title,
+			owner = w.owner, resource_owner = w.resource_owner, ack = w.ack, ack_until = w.ack_until,
 			cost_low = w.cost_low, cost_high = w.cost_high, cost = w.cost, parameters = w.parameters, detail = w.detail,
 			resource_hash = w.resource_hash, fingerprint = w.fingerprint, since = w.since, evidence_time = w.evidence_time,
 			tags = w.tags, declared = w.declared, exemption = w.exemption, exemption_id = w.exemption_id,
@@ -418,7 +436,7 @@ const (
 	resolveFindings = `
 		UPDATE findings f SET
 			rule_version = s.rule_version, parameters = s.parameters, state = 2, resolve_time = s.observed_at,
-			exemption = NULL, exemption_id = '', revision = f.revision + 1
+			exemption = NULL, exemption_id = '', ack = NULL, ack_until = NULL, revision = f.revision + 1
 		FROM staged s JOIN judged j USING (id) WHERE f.id = s.id AND j.kind = 3`
 )
 
@@ -427,6 +445,7 @@ var findingColumns = []string{
 	"id", "service", "account", "region", "rule_id", "rule_version", "category", "state", "severity",
 	"resource_arn", "resource_id", "resource_type", "resource_name", "title", "owner", "cost_low", "cost_high", "cost",
 	"parameters", "tags", "declared", "exemption", "exemption_id", "detail", "resource_hash", "fingerprint", "since", "first_seen", "evidence_time", "reopen_count", "revision",
+	"resource_owner", "assignee", "ack", "ack_until",
 }
 
 func (f *finding) columns() ([]any, error) {
@@ -439,6 +458,7 @@ func (f *finding) columns() ([]any, error) {
 		f.ID, f.Service, f.Account, f.Region, f.RuleID, f.RuleVersion, int16(f.Category), int16(f.State), int16(f.Severity),
 		f.ResourceARN, f.ResourceID, f.ResourceType, f.ResourceName, f.Title, f.Owner, f.CostLow, f.CostHigh, f.Cost,
 		parameters, tags, f.Declared, f.Exemption, f.ExemptionID, f.Detail, f.ResourceHash, f.Fingerprint, f.Since, f.FirstSeen, f.EvidenceTime, f.ReopenCount, f.Revision,
+		f.ResourceOwner, f.Assignee, f.Ack, f.AckUntil,
 	}, err
 }
 
@@ -491,12 +511,17 @@ type judgement struct {
 	FromCost     []byte
 	// FromExemption is the exemption that was in force.
 	FromExemption []byte
+	FromAck       []byte
+	FromAckUntil  *time.Time
+	Assignee      string
 }
 
 // settle decides whether the violation is exempt, and with it the state of the
 // finding and the transition that leads there.
-func (j *judgement) settle(o *observation, exemptions []*exemption, now time.Time) (err error) {
+func (j *judgement) settle(o *observation, exemptions []*exemption, accountOwner string, now time.Time) (err error) {
 	f := o.row
+	f.Assignee = j.Assignee
+	f.own(accountOwner)
 	f.Tags = cleanTags(o.verdict.GetResource().GetTags())
 	if declared := o.verdict.GetVerdict().GetExemption(); declared != nil {
 		declared = proto.CloneOf(declared)
@@ -535,6 +560,10 @@ func (j *judgement) settle(o *observation, exemptions []*exemption, now time.Tim
 		f.State, f.ReopenCount = findingv1.State_STATE_REOPENED, 1
 	case j.FromState != nil:
 		f.State = *j.FromState
+	}
+	// What is acknowledged until it changes has changed.
+	if j.FromAckUntil != nil || j.Kind != findingv1.TransitionKind_TRANSITION_KIND_CHANGED {
+		f.Ack, f.AckUntil = j.FromAck, j.FromAckUntil
 	}
 	return nil
 }
@@ -598,7 +627,12 @@ func (tx *transaction) collectChanges(ctx context.Context, judged []*judgement, 
 		t := &findingv1.Transition{
 			FindingId: j.ID, Kind: j.Kind, Cause: j.Cause, Time: timestamppb.New(o.row.CheckedTime), RunId: o.scope.RunID,
 			ToState: f.GetState(), ToSeverity: f.GetSeverity(), FromCost: before, ToCost: f.GetMonthlyCost(),
-			Reason: v.GetReason(), Evidence: v.GetEvidence(), Exemption: exemption,
+			Reason: v.GetReason(), Evidence: v.GetEvidence(), Exemption: exemption, Actor: tx.actor,
+		}
+		if f.GetAcknowledgement() == nil {
+			if t.Acknowledgement, err = storedAck(j.FromAck); err != nil {
+				return err
+			}
 		}
 		if j.FromState != nil {
 			t.FromState, t.FromSeverity = *j.FromState, *j.FromSeverity

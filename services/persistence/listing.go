@@ -11,11 +11,8 @@ import (
 	"github.com/uptrace/bun/dialect/pgdialect"
 	"github.com/uptrace/bun/schema"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/structpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
-	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 )
 
@@ -130,15 +127,18 @@ func (tx *transaction) resolveAbsent(ctx context.Context, row *runScope, scan ti
 	}
 	var gone []*struct {
 		finding
-		FromState     findingv1.State
-		FromExemption []byte
+		goneFrom
+	}
+	if err := tx.holdAbsent(ctx, row, scan, &listed); err != nil {
+		return err
 	}
 	err := tx.NewRaw(`
-		UPDATE findings f SET state = 2, resolve_time = ?, exemption = NULL, exemption_id = '', revision = f.revision + 1
+		UPDATE findings f SET state = 2, resolve_time = ?, exemption = NULL, exemption_id = '', ack = NULL, ack_until = NULL, revision = f.revision + 1
 		FROM checks c JOIN findings o ON o.id = c.id
 		WHERE c.id = f.id AND (f.account, f.region, f.service) = (?) AND ? AND f.state <> 2
 			AND c.checked_run_id <> ? AND c.checked_time <= ? AND c.absent_runs > 0
-		RETURNING f.*, c.last_seen, c.last_run_id, o.state AS from_state, o.exemption AS from_exemption`, scan, bun.List(scope), listed.of(), row.RunID, scan).Scan(ctx, &gone)
+			AND NOT EXISTS (SELECT FROM held h WHERE h.finding_id = f.id)
+		RETURNING f.*, c.last_seen, c.last_run_id, o.state AS from_state, o.exemption AS from_exemption, o.ack AS from_ack`, scan, bun.List(scope), listed.of(), row.RunID, scan).Scan(ctx, &gone)
 	if err != nil {
 		return err
 	}
@@ -159,26 +159,11 @@ func (tx *transaction) resolveAbsent(ctx context.Context, row *runScope, scan ti
 	}
 	row.Resolved += int64(len(gone))
 	for _, f := range gone {
-		p, err := f.proto()
-		if err != nil {
+		if err := tx.gone(&f.finding, f.goneFrom, row.RunID, scan); err != nil {
 			return err
 		}
-		ended, err := storedExemption(f.FromExemption)
-		if err != nil {
-			return err
-		}
-		tx.changes = append(tx.changes, change{p, &findingv1.Transition{
-			FindingId: f.ID, Kind: findingv1.TransitionKind_TRANSITION_KIND_RESOLVED, Cause: findingv1.Cause_CAUSE_SCAN,
-			Time: timestamppb.New(scan), RunId: row.RunID, FromState: f.FromState, ToState: findingv1.State_STATE_RESOLVED,
-			FromSeverity: f.Severity, ToSeverity: f.Severity, FromCost: p.GetMonthlyCost(), ToCost: p.GetMonthlyCost(), Exemption: ended,
-			Reason: "The resource is gone: two complete listings in a row did not show it; it was last seen " + f.LastSeen.Format(time.RFC3339) + ".",
-			Evidence: []*rulev1.Evidence{{
-				Name: "complete_listings_without_it", Value: structpb.NewNumberValue(2), Threshold: structpb.NewNumberValue(2),
-				Source: f.ResourceType + " listing", ObservedAt: timestamppb.New(scan), Confidence: rulev1.Confidence_CONFIDENCE_OBSERVED,
-			}},
-		}})
 	}
-	return nil
+	return tx.countChanges(ctx, row.scopeKey, runChange{Resolved: int64(len(gone))})
 }
 
 // keepSightings takes over what an execution saw in states that rules follow,

@@ -2,8 +2,10 @@ package persistence
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -20,11 +22,16 @@ import (
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	"nightshift.dev/pkg/bus"
 	"nightshift.dev/pkg/devstack/devtest"
+	"nightshift.dev/pkg/errs"
 )
 
 // The model is what persistence is to do with messages, said as plainly as
 // possible: one message at a time, one finding at a time, in maps.
 type model struct {
+	brake     brake
+	held      map[string]*modelHeld
+	released  map[string]bool
+	changes   map[string]*runChange // by run
 	findings  map[string]*modelFinding
 	scopes    map[string]*modelScope // run and scope
 	listings  map[string]*modelListing
@@ -41,7 +48,15 @@ type modelFinding struct {
 	checkedRun        string
 	lastRun           string
 	absent, reopened  int
+	ack               string // who, and with ! until a time
+	assignee          string
 	steps             []string
+}
+
+type modelHeld struct {
+	run, scope, kind string
+	when             time.Time
+	o                *scanv1.Observation // nil: absent
 }
 
 type modelScope struct {
@@ -58,37 +73,135 @@ type modelSighting struct {
 	first, before, scan time.Time
 }
 
-func (m *model) observed(b *findingv1.FindingsObserved) {
-	scope := scopeName(b.GetScope())
-	s := m.scopes[b.GetRunId()+scope]
-	if s.ended != 0 || s.batches[b.GetExecution()][b.GetSequence()] != nil {
-		return
+// observed takes what one transaction takes: the brake looks at all of it.
+func (m *model) observed(group []*findingv1.FindingsObserved) {
+	var fresh []*findingv1.FindingsObserved
+	for _, b := range group {
+		s := m.scopes[b.GetRunId()+scopeName(b.GetScope())]
+		if s.ended != 0 || s.batches[b.GetExecution()][b.GetSequence()] != nil {
+			continue
+		}
+		if s.batches[b.GetExecution()] == nil {
+			s.batches[b.GetExecution()] = map[int32]*findingv1.FindingsObserved{}
+		}
+		s.batches[b.GetExecution()][b.GetSequence()] = b
+		fresh = append(fresh, b)
 	}
-	if s.batches[b.GetExecution()] == nil {
-		s.batches[b.GetExecution()] = map[int32]*findingv1.FindingsObserved{}
+	wishes := map[string]*runChange{}
+	for _, b := range fresh {
+		w := wishes[b.GetRunId()]
+		if w == nil {
+			w = &runChange{}
+			wishes[b.GetRunId()] = w
+		}
+		for _, o := range b.GetObservations() {
+			if h, bad := m.held[o.GetFindingId()], violates(o); h != nil && !o.GetObservedAt().AsTime().Before(h.when) && (bad && h.kind == "RESOLVED" || complies(o) && h.kind != "RESOLVED") {
+				delete(m.held, o.GetFindingId())
+			}
+			switch kind := m.wants(o); {
+			case m.held[o.GetFindingId()] != nil:
+			case kind == "OPENED" || kind == "REOPENED":
+				w.Opened++
+			case kind == "RESOLVED":
+				w.Resolved++
+			}
+		}
 	}
-	s.batches[b.GetExecution()][b.GetSequence()] = b
-	for _, o := range b.GetObservations() {
-		m.judge(s, b.GetRunId(), scope, o)
+	stopped := map[string][2]bool{}
+	for run, w := range wishes {
+		stopped[run] = [2]bool{w.Opened > 0 && m.stops(run, w.Opened, true), w.Resolved > 0 && m.stops(run, w.Resolved, false)}
 	}
-	if f := s.finishes[b.GetExecution()]; f != nil {
-		m.finish(s, f)
+	finishing := map[string]*scanv1.ScopeFinished{}
+	for _, b := range fresh {
+		scope := scopeName(b.GetScope())
+		s := m.scopes[b.GetRunId()+scope]
+		for _, o := range b.GetObservations() {
+			m.judge(&s.counts, b.GetRunId(), scope, o, stopped[b.GetRunId()])
+		}
+		if f := s.finishes[b.GetExecution()]; f != nil {
+			finishing[b.GetRunId()+scope] = f
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(finishing)) {
+		m.finish(m.scopes[name], finishing[name])
 	}
 }
 
-func (m *model) judge(s *modelScope, run, scope string, o *scanv1.Observation) {
+// stops says whether n more are too many.
+func (m *model) stops(run string, n int64, opens bool) bool {
+	c := m.change(run)
+	total, before := int64(len(m.findings)), c.Resolved-c.Made-c.Returned
+	for _, f := range m.findings {
+		if f.open {
+			before++
+		}
+	}
+	if opens {
+		n += c.Opened
+	} else {
+		n += c.Resolved
+	}
+	return m.brake.share > 0 && !m.released[run] && total > c.Made && n > m.brake.count && float64(n) > m.brake.share*float64(before)
+}
+
+func (m *model) change(run string) *runChange {
+	if m.changes[run] == nil {
+		m.changes[run] = &runChange{}
+	}
+	return m.changes[run]
+}
+
+func violates(o *scanv1.Observation) bool {
+	return o.GetVerdict().GetOutcome() == rulev1.Outcome_OUTCOME_VIOLATION
+}
+
+func complies(o *scanv1.Observation) bool {
+	return o.GetVerdict().GetOutcome() == rulev1.Outcome_OUTCOME_COMPLIANT || o.GetVerdict().GetOutcome() == rulev1.Outcome_OUTCOME_NOT_APPLICABLE
+}
+
+// wants is the transition that an observation leads to.
+func (m *model) wants(o *scanv1.Observation) string {
+	f := m.findings[o.GetFindingId()]
+	switch {
+	case f == nil && violates(o):
+		return "OPENED"
+	case f == nil, o.GetObservedAt().AsTime().Before(f.checked):
+		return ""
+	case violates(o) && !f.open:
+		return "REOPENED"
+	case violates(o) && (policyOf(o) != f.policy || o.GetVerdict().GetSeverity() != f.severity || o.GetVerdict().GetMonthlyCost().GetHigh() != f.cents):
+		return "CHANGED"
+	case complies(o) && f.open:
+		return "RESOLVED"
+	}
+	return ""
+}
+
+func policyOf(o *scanv1.Observation) string { return fmt.Sprint(o.GetRuleVersion(), o.GetParameters()) }
+
+func (m *model) judge(counts *runv1.FindingCounts, run, scope string, o *scanv1.Observation, stopped [2]bool) {
 	f, when, v := m.findings[o.GetFindingId()], o.GetObservedAt().AsTime(), o.GetVerdict()
-	policy := fmt.Sprint(o.GetRuleVersion(), o.GetParameters())
+	policy := policyOf(o)
 	cents := v.GetMonthlyCost().GetHigh()
-	bad := v.GetOutcome() == rulev1.Outcome_OUTCOME_VIOLATION
+	kind, bad, h := m.wants(o), violates(o), m.held[o.GetFindingId()]
+	hold := (kind == "OPENED" || kind == "REOPENED") && (h != nil || stopped[0]) || kind == "RESOLVED" && (h != nil || stopped[1])
+	switch {
+	case hold && h == nil:
+		m.held[o.GetFindingId()] = &modelHeld{run, scope, kind, when, o}
+	case hold && !when.Before(h.when):
+		h.kind, h.when, h.o = kind, when, o
+	}
+	c := m.change(run)
 	if f == nil {
-		if !bad {
+		if !bad || hold {
 			return
 		}
 		f = &modelFinding{scope: scope, rule: o.GetRuleId(), kind: o.GetResource().GetType(), open: true, severity: v.GetSeverity(), cents: cents,
 			policy: policy, lastSeen: when, checked: when, checkedRun: run, lastRun: run, steps: []string{"OPENED"}}
 		m.findings[o.GetFindingId()] = f
-		s.counts.Opened++
+		counts.Opened++
+		c.Made++
+		c.Opened++
 		return
 	}
 	if when.Before(f.checked) {
@@ -100,26 +213,71 @@ func (m *model) judge(s *modelScope, run, scope string, o *scanv1.Observation) {
 	}
 	again := f.lastRun == run
 	f.checked, f.checkedRun, f.absent = when, run, 0
+	if bad {
+		f.lastSeen, f.lastRun = when, run
+	}
 	switch {
-	case bad && !f.open:
+	case hold:
+		return
+	case kind == "REOPENED":
 		f.open = true
 		f.reopened++
-		f.steps = append(f.steps, "REOPENED"+cause)
-		s.counts.Reopened++
-	case bad && (policy != f.policy || v.GetSeverity() != f.severity || cents != f.cents):
-		f.steps = append(f.steps, "CHANGED"+cause)
-		s.counts.Changed++
-	case bad && !again:
-		s.counts.Unchanged++
-	case f.open && (v.GetOutcome() == rulev1.Outcome_OUTCOME_COMPLIANT || v.GetOutcome() == rulev1.Outcome_OUTCOME_NOT_APPLICABLE):
-		f.open = false
+		counts.Reopened++
+		c.Returned++
+		c.Opened++
+	case kind == "CHANGED":
+		if !strings.HasSuffix(f.ack, "!") {
+			f.ack = ""
+		}
+		counts.Changed++
+	case kind == "RESOLVED":
+		f.open, f.ack = false, ""
 		f.policy = policy
-		f.steps = append(f.steps, "RESOLVED"+cause)
-		s.counts.Resolved++
+		counts.Resolved++
+		c.Resolved++
+	case bad && !again:
+		counts.Unchanged++
+	}
+	if kind != "" {
+		f.steps = append(f.steps, kind+cause)
 	}
 	if bad {
-		f.lastSeen, f.lastRun, f.severity, f.cents, f.policy = when, run, v.GetSeverity(), cents, policy
+		f.severity, f.cents, f.policy = v.GetSeverity(), cents, policy
 	}
+}
+
+// settleHeld releases or discards what is held of a run and returns how much
+// that was.
+func (m *model) settleHeld(run string, release bool) (n int64) {
+	for _, id := range slices.Sorted(maps.Keys(m.held)) {
+		h := m.held[id]
+		if h.run != run {
+			continue
+		}
+		n++
+		delete(m.held, id)
+		f := m.findings[id]
+		switch {
+		case release && h.o != nil:
+			m.released[run] = true
+			o := proto.CloneOf(h.o)
+			if f != nil && f.checked.After(h.when) {
+				o.ObservedAt = timestamppb.New(f.checked)
+			}
+			m.judge(&runv1.FindingCounts{}, run, h.scope, o, [2]bool{})
+		case release:
+			m.released[run] = true
+			if f.open && f.absent > 0 {
+				f.open, f.ack = false, ""
+				f.steps = append(f.steps, "RESOLVED")
+				m.change(run).Resolved++
+			}
+			f.checked, f.checkedRun, f.absent = h.when, run, 0
+		case h.o == nil:
+			f.absent = 0
+		}
+	}
+	return n
 }
 
 func (m *model) finished(f *scanv1.ScopeFinished) {
@@ -163,7 +321,9 @@ func (m *model) finish(s *modelScope, f *scanv1.ScopeFinished) {
 	for _, t := range f.GetTallies() {
 		rules[t.GetRuleId()+t.GetResourceType()] = true
 	}
-	for _, g := range m.findings {
+	var gone []string
+	for _, id := range slices.Sorted(maps.Keys(m.findings)) {
+		g := m.findings[id]
 		switch {
 		case g.scope != scope:
 		case f.GetError() != "":
@@ -174,11 +334,22 @@ func (m *model) finish(s *modelScope, f *scanv1.ScopeFinished) {
 		case !g.open || g.checkedRun == f.GetRunId() || g.checked.After(scan):
 		case g.absent == 0:
 			g.absent = 1
-		default:
-			g.open, g.absent, g.checked, g.checkedRun = false, 0, scan, f.GetRunId()
-			g.steps = append(g.steps, "RESOLVED")
-			s.counts.Resolved++
+		case m.held[id] == nil:
+			gone = append(gone, id)
 		}
+	}
+	if len(gone) > 0 && m.stops(f.GetRunId(), int64(len(gone)), false) {
+		for _, id := range gone {
+			m.held[id] = &modelHeld{f.GetRunId(), scope, "RESOLVED", scan, nil}
+		}
+		gone = nil
+	}
+	for _, id := range gone {
+		g := m.findings[id]
+		g.open, g.ack, g.absent, g.checked, g.checkedRun = false, "", 0, scan, f.GetRunId()
+		g.steps = append(g.steps, "RESOLVED")
+		s.counts.Resolved++
+		m.change(f.GetRunId()).Resolved++
 	}
 	seen := map[string]*modelSighting{}
 	for _, b := range s.batches[f.GetExecution()] {
@@ -242,7 +413,8 @@ func TestModel(t *testing.T) {
 	var round atomic.Int64
 	rapid.Check(t, func(rt *rapid.T) {
 		account := fmt.Sprintf("%012d", round.Add(1)) // each round has the database for itself
-		m := &model{findings: map[string]*modelFinding{}, scopes: map[string]*modelScope{}, listings: map[string]*modelListing{}, sightings: map[string]*modelSighting{}}
+		m := &model{brake: rapid.SampledFrom([]brake{{}, {0.5, 1}, {0.3, 2}}).Draw(rt, "brake"), held: map[string]*modelHeld{}, released: map[string]bool{}, changes: map[string]*runChange{},
+			findings: map[string]*modelFinding{}, scopes: map[string]*modelScope{}, listings: map[string]*modelListing{}, sightings: map[string]*modelSighting{}}
 		regions := []string{"eu-west-1", "us-east-1"}[:rapid.IntRange(1, 2).Draw(rt, "regions")]
 		var history []proto.Message
 		var runs []string
@@ -273,7 +445,11 @@ func TestModel(t *testing.T) {
 		}
 		slices.SortStableFunc(deliveries, func(a, b delivery) int { return cmp.Compare(a.place, b.place) })
 
+		a.brake, b.brake = m.brake, m.brake
 		for len(deliveries) > 0 {
+			if rapid.IntRange(0, 3).Draw(rt, "somebody") == 0 {
+				m.somebody(rt, t, replicas[rapid.IntRange(0, 1).Draw(rt, "replica")], runs)
+			}
 			s := replicas[rapid.IntRange(0, 1).Draw(rt, "replica")]
 			if f, ok := deliveries[0].m.(*scanv1.ScopeFinished); ok {
 				deliveries = deliveries[1:]
@@ -302,12 +478,94 @@ func TestModel(t *testing.T) {
 					rt.Fatal(err)
 				}
 			}
+			// As the service takes them: of each scope, one execution at a time.
+			var waiting []*observed
 			for _, o := range batch {
-				m.observed(o.Body)
+				w, err := s.lookThrough(t.Context(), o.Body)
+				if err != nil {
+					rt.Fatal(err)
+				}
+				waiting = append(waiting, w)
+			}
+			for len(waiting) > 0 {
+				n := chunk(waiting)
+				var group []*findingv1.FindingsObserved
+				for _, o := range batch[:n] {
+					group = append(group, o.Body)
+				}
+				m.observed(group)
+				waiting, batch = waiting[n:], batch[n:]
 			}
 		}
 		m.compare(rt, t, a, account, runs)
 	})
+}
+
+// somebody does something to a finding, or to what is held.
+func (m *model) somebody(rt *rapid.T, t *testing.T, s *Service, runs []string) {
+	if rapid.IntRange(0, 3).Draw(rt, "held") == 0 {
+		run := rapid.SampledFrom(runs).Draw(rt, "run")
+		release := rapid.Bool().Draw(rt, "release")
+		rt.Logf("settle %s: release %v", run, release)
+		var n int64
+		var err error
+		if release {
+			var resp *findingv1.ReleaseHoldResponse
+			resp, err = s.ReleaseHold(t.Context(), &findingv1.ReleaseHoldRequest{RunId: run, Actor: "ana"})
+			n = resp.GetReleased() + resp.GetOutdated()
+		} else {
+			var resp *findingv1.DiscardHoldResponse
+			resp, err = s.DiscardHold(t.Context(), &findingv1.DiscardHoldRequest{RunId: run, Actor: "ana"})
+			n = resp.GetDiscarded()
+		}
+		want := m.settleHeld(run, release)
+		if n != want || (err == nil) != (want > 0) || err != nil && !errors.Is(err, errs.NotFound) {
+			rt.Fatalf("settled %d, want %d (%v)", n, want, err)
+		}
+		return
+	}
+	if len(m.findings) == 0 {
+		return
+	}
+	id := rapid.SampledFrom(slices.Sorted(maps.Keys(m.findings))).Draw(rt, "finding")
+	f := m.findings[id]
+	req := &findingv1.BatchUpdateFindingsRequest{Findings: []*findingv1.FindingRef{{Id: id}}, Actor: "ana"}
+	refused := false
+	switch rapid.IntRange(0, 4).Draw(rt, "action") {
+	case 0, 1:
+		ack, by := &findingv1.Acknowledge{}, "ana"
+		if rapid.Bool().Draw(rt, "until") {
+			ack.ExpireTime, by = timestamppb.New(time.Now().Add(time.Hour)), "ana!"
+		}
+		req.Action = &findingv1.BatchUpdateFindingsRequest_Acknowledge{Acknowledge: ack}
+		if refused = !f.open; !refused {
+			f.ack = by
+			f.steps = append(f.steps, "ACKNOWLEDGED")
+		}
+	case 2:
+		req.Action = &findingv1.BatchUpdateFindingsRequest_Unacknowledge{Unacknowledge: &findingv1.Unacknowledge{}}
+		if f.ack != "" {
+			f.ack = ""
+			f.steps = append(f.steps, "UNACKNOWLEDGED")
+		}
+	case 3:
+		to := rapid.SampledFrom([]string{"", "bob", "eve"}).Draw(rt, "assignee")
+		req.Action = &findingv1.BatchUpdateFindingsRequest_Assign{Assign: &findingv1.Assign{Assignee: to}}
+		if f.assignee != to {
+			f.assignee = to
+			f.steps = append(f.steps, "ASSIGNED")
+		}
+	default:
+		req.Action = &findingv1.BatchUpdateFindingsRequest_Comment{Comment: &findingv1.Comment{Text: "hm"}}
+		f.steps = append(f.steps, "COMMENTED")
+	}
+	resp, err := s.BatchUpdateFindings(t.Context(), req)
+	if err != nil {
+		rt.Fatal(err)
+	}
+	if r := resp.GetResults()[0]; (r.GetError() != nil) != refused {
+		rt.Fatalf("%v of %s was answered %v, want it refused: %v", req.GetAction(), id, r.GetError(), refused)
+	}
 }
 
 // execution draws what one execution of a scope says.
@@ -374,7 +632,15 @@ func (m *model) compare(rt *rapid.T, t *testing.T, s *Service, account string, r
 		want := m.findings[row.ID]
 		got := &modelFinding{scope: want.scope, rule: row.RuleID, kind: row.ResourceType, open: row.State != findingv1.State_STATE_RESOLVED, severity: row.Severity,
 			cents: *row.CostHigh, policy: fmt.Sprint(row.RuleVersion, row.Parameters), lastSeen: row.LastSeen.UTC(), checked: row.CheckedTime.UTC(),
-			checkedRun: row.CheckedRunID, lastRun: row.LastRunID, absent: int(row.AbsentRuns), reopened: int(row.ReopenCount)}
+			checkedRun: row.CheckedRunID, lastRun: row.LastRunID, absent: int(row.AbsentRuns), reopened: int(row.ReopenCount), assignee: row.Assignee}
+		if ack, err := storedAck(row.Ack); err != nil {
+			rt.Fatal(err)
+		} else if got.ack = ack.GetBy(); row.AckUntil != nil {
+			got.ack += "!"
+		}
+		if owner := cmp.Or(row.Assignee, "ops"); row.Owner != owner {
+			rt.Errorf("%s belongs to %s, want %s", row.ID, row.Owner, owner)
+		}
 		for _, tr := range transitions(t, s, row.ID) {
 			step := strings.TrimPrefix(tr.GetKind().String(), "TRANSITION_KIND_")
 			if tr.GetCause() == findingv1.Cause_CAUSE_POLICY_CHANGED {
@@ -386,6 +652,20 @@ func (m *model) compare(rt *rapid.T, t *testing.T, s *Service, account string, r
 			rt.Errorf("finding %s is\n%s, want\n%s", row.ID, g, w)
 		}
 	}
+	var held []*heldRow
+	if err := s.bun.NewSelect().Model(&held).Where("h.account = ?", account).Scan(t.Context()); err != nil {
+		rt.Fatal(err)
+	}
+	if len(held) != len(m.held) {
+		rt.Errorf("%d are held, want %d", len(held), len(m.held))
+	}
+	for _, h := range held {
+		want := m.held[h.FindingID]
+		if want == nil || h.RunID != want.run || strings.TrimPrefix(h.Kind.String(), "TRANSITION_KIND_") != want.kind || !h.Time.Equal(want.when) || (h.Observation == nil) != (want.o == nil) {
+			rt.Errorf("held is %+v, want %+v", h, want)
+		}
+	}
+	m.compareSums(rt, t, s, account)
 	for _, id := range runs {
 		run := getRun(t, s, id)
 		resp, err := s.ListRunScopes(t.Context(), &runv1.ListRunScopesRequest{RunId: id})
@@ -462,5 +742,48 @@ func (m *model) compare(rt *rapid.T, t *testing.T, s *Service, account string, r
 	err := s.bun.NewRaw(`SELECT count(*) FROM outbox o JOIN transitions t ON t.seq = o.transition JOIN findings f ON f.id = t.finding_id WHERE f.account = ?`, account).Scan(t.Context(), &events)
 	if err != nil || events != want {
 		rt.Errorf("%d events, want %d (%v)", events, want, err)
+	}
+}
+
+// compareSums holds sums and days against the findings.
+func (m *model) compareSums(rt *rapid.T, t *testing.T, s *Service, account string) {
+	var wrong []string
+	err := s.bun.NewRaw(`
+		SELECT coalesce(a.key, b.key) FROM (
+			SELECT concat_ws(' ', account, region, service, rule_id, category, state, severity, owner, acknowledged) AS key, findings, unpriced, cost_low, cost_high FROM finding_sums WHERE account = ?0 AND findings <> 0
+		) a FULL JOIN (
+			SELECT concat_ws(' ', account, region, service, rule_id, category, state, severity, owner, (ack IS NOT NULL)::int) AS key,
+				count(*) AS findings, count(*) FILTER (WHERE cost_high IS NULL) AS unpriced, sum(millionths(cost_low)) AS cost_low, sum(millionths(cost_high)) AS cost_high
+			FROM findings WHERE account = ?0 GROUP BY 1
+		) b ON a.key = b.key
+		WHERE (a.findings, a.unpriced, a.cost_low, a.cost_high) IS DISTINCT FROM (b.findings, b.unpriced, b.cost_low, b.cost_high)`, account).Scan(t.Context(), &wrong)
+	if err != nil || len(wrong) > 0 {
+		rt.Errorf("sums are not those of the findings: %v (%v)", wrong, err)
+	}
+	resp, err := s.ListFindingDays(t.Context(), &findingv1.ListFindingDaysRequest{StartDate: "2025-12-01", EndDate: "2026-12-31", Filter: `account = "` + account + `"`})
+	if err != nil {
+		rt.Fatal(err)
+	}
+	var open, resolved int64
+	var cost, saved float64
+	for _, d := range resp.GetDays() {
+		resolved += d.GetResolved()
+		saved += d.GetSavedHigh()
+	}
+	last := resp.GetDays()[len(resp.GetDays())-1]
+	var ends int64
+	for _, f := range m.findings {
+		if f.open {
+			open++
+			cost += f.cents
+		}
+		for _, step := range f.steps {
+			if strings.HasPrefix(step, "RESOLVED") {
+				ends++
+			}
+		}
+	}
+	if last.GetOpen() != open || math.Abs(last.GetMonthlyCostHigh()-cost) > 0.001 || resolved != ends || (saved > 0) != (ends > 0) {
+		rt.Errorf("the last day is %v after %d resolved that saved %v, want %d open that cost %v, %d resolved", last, resolved, saved, open, cost, ends)
 	}
 }

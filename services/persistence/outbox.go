@@ -37,6 +37,14 @@ func (c change) event() proto.Message {
 		return &findingv1.FindingResolved{Finding: c.finding, Transition: c.transition}
 	case findingv1.TransitionKind_TRANSITION_KIND_EXEMPTED:
 		return &findingv1.FindingExempted{Finding: c.finding, Transition: c.transition}
+	case findingv1.TransitionKind_TRANSITION_KIND_ACKNOWLEDGED:
+		return &findingv1.FindingAcknowledged{Finding: c.finding, Transition: c.transition}
+	case findingv1.TransitionKind_TRANSITION_KIND_UNACKNOWLEDGED:
+		return &findingv1.FindingUnacknowledged{Finding: c.finding, Transition: c.transition}
+	case findingv1.TransitionKind_TRANSITION_KIND_ASSIGNED:
+		return &findingv1.FindingAssigned{Finding: c.finding, Transition: c.transition}
+	case findingv1.TransitionKind_TRANSITION_KIND_COMMENTED:
+		return &findingv1.FindingCommented{Finding: c.finding, Transition: c.transition}
 	default:
 		return &findingv1.FindingReopened{Finding: c.finding, Transition: c.transition}
 	}
@@ -77,6 +85,9 @@ func (tx *transaction) flush(ctx context.Context) error {
 				return []any{seqs[i], t.GetFindingId(), int16(t.GetKind()), int16(t.GetCause()), t.GetTime().AsTime(), t.GetRunId(), body}, err
 			})
 		if err != nil {
+			return err
+		}
+		if err := tx.countDays(ctx); err != nil {
 			return err
 		}
 		tx.wake(topicTransitions)

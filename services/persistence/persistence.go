@@ -40,8 +40,10 @@ import (
 
 // Config says where Postgres is and how much of it to use.
 type Config struct {
-	DatabaseURL string `env:"DATABASE_URL,required" help:"Postgres to keep everything in, as a URL or DSN, such as postgres://user:password@host/nightshift."`
-	Connections int32  `env:"NIGHTSHIFT_DATABASE_CONNECTIONS" envDefault:"10" help:"Most connections to Postgres one process opens, beside the one it listens on. At least 4."`
+	DatabaseURL string  `env:"DATABASE_URL,required" help:"Postgres to keep everything in, as a URL or DSN, such as postgres://user:password@host/nightshift."`
+	Connections int32   `env:"NIGHTSHIFT_DATABASE_CONNECTIONS" envDefault:"10" help:"Most connections to Postgres one process opens, beside the one it listens on. At least 4."`
+	BrakeShare  float64 `env:"NIGHTSHIFT_BRAKE_SHARE" envDefault:"0.5" help:"Share of an account's findings that a run may open or resolve before the rest is held until somebody releases it; 0 lets every run do as it likes."`
+	BrakeCount  int64   `env:"NIGHTSHIFT_BRAKE_COUNT" envDefault:"20" help:"Findings that a run may open or resolve in an account whatever their share."`
 }
 
 // Definition is the service in the list of services.
@@ -79,6 +81,7 @@ type Service struct {
 	pool   *pgxpool.Pool
 	bun    *bun.DB
 	wakeup *wakeup
+	brake  brake
 
 	ready    chan struct{} // closed once the schema is in place
 	stopping chan struct{} // closed when Run is asked to stop: ends what watches
@@ -107,7 +110,11 @@ func open(cfg Config, log *slog.Logger, p publisher, now func() time.Time) (*Ser
 		return nil, errs.New(errs.InvalidArgument, "BAD_CONFIGURATION", "the configuration cannot be used").
 			Field("NIGHTSHIFT_DATABASE_CONNECTIONS", "is %d; must be at least 4", cfg.Connections)
 	}
-	s := &Service{log: log, now: now, bus: p, wakeup: newWakeup(), ready: make(chan struct{}), stopping: make(chan struct{})}
+	if !finite(cfg.BrakeShare) || cfg.BrakeShare < 0 || cfg.BrakeCount < 0 {
+		return nil, errs.New(errs.InvalidArgument, "BAD_CONFIGURATION", "the configuration cannot be used").
+			Field("NIGHTSHIFT_BRAKE_SHARE", "is %v with a count of %d; neither may be below 0", cfg.BrakeShare, cfg.BrakeCount)
+	}
+	s := &Service{log: log, now: now, bus: p, wakeup: newWakeup(), brake: brake{cfg.BrakeShare, cfg.BrakeCount}, ready: make(chan struct{}), stopping: make(chan struct{})}
 	if err := s.connect(cfg); err != nil {
 		return nil, err
 	}
@@ -143,6 +150,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { s.keepPartitions(ctx); return nil })
 	g.Go(func() error { s.endExemptions(ctx); return nil })
 	g.Go(func() error { s.reap(ctx); return nil })
+	g.Go(func() error { s.tendFindings(ctx); return nil })
 	g.Go(func() error {
 		<-ctx.Done()
 		s.stop.Do(func() { close(s.stopping) })

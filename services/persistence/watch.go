@@ -156,6 +156,15 @@ func valueOf(f *findingv1.Finding, name string) any {
 		return clean(r.GetName())
 	case "owner":
 		return f.GetOwner()
+	case "assignee":
+		return f.GetAssignee()
+	case "acknowledged":
+		if f.GetAcknowledgement() != nil {
+			return int64(1)
+		}
+		return int64(0)
+	case "reopen_count":
+		return int64(f.GetReopenCount())
 	case "title":
 		return f.GetTitle()
 	case "last_run_id":
@@ -165,6 +174,11 @@ func valueOf(f *findingv1.Finding, name string) any {
 			return nil
 		}
 		return f.GetMonthlyCost().GetHigh()
+	case "monthly_cost_low":
+		if f.GetMonthlyCost() == nil {
+			return nil
+		}
+		return f.GetMonthlyCost().GetLow()
 	case "first_seen":
 		return moment(f.GetFirstSeen())
 	case "last_seen":

@@ -97,10 +97,12 @@ const (
 	Cause_CAUSE_SCAN Cause = 1
 	// The resource is the same, the rule's version or parameters are not.
 	Cause_CAUSE_POLICY_CHANGED Cause = 2
-	// Somebody made, changed or revoked an exemption.
+	// Somebody made, changed or revoked an exemption, or acknowledged, assigned or commented it.
 	Cause_CAUSE_USER Cause = 3
 	// Its exemption expired.
 	Cause_CAUSE_EXEMPTION_EXPIRED Cause = 4
+	// Its acknowledgement expired.
+	Cause_CAUSE_ACKNOWLEDGEMENT_EXPIRED Cause = 5
 )
 
 // Enum value maps for Cause.
@@ -111,13 +113,15 @@ var (
 		2: "CAUSE_POLICY_CHANGED",
 		3: "CAUSE_USER",
 		4: "CAUSE_EXEMPTION_EXPIRED",
+		5: "CAUSE_ACKNOWLEDGEMENT_EXPIRED",
 	}
 	Cause_value = map[string]int32{
-		"CAUSE_UNSPECIFIED":       0,
-		"CAUSE_SCAN":              1,
-		"CAUSE_POLICY_CHANGED":    2,
-		"CAUSE_USER":              3,
-		"CAUSE_EXEMPTION_EXPIRED": 4,
+		"CAUSE_UNSPECIFIED":             0,
+		"CAUSE_SCAN":                    1,
+		"CAUSE_POLICY_CHANGED":          2,
+		"CAUSE_USER":                    3,
+		"CAUSE_EXEMPTION_EXPIRED":       4,
+		"CAUSE_ACKNOWLEDGEMENT_EXPIRED": 5,
 	}
 )
 
@@ -164,6 +168,14 @@ const (
 	TransitionKind_TRANSITION_KIND_REOPENED TransitionKind = 4
 	// Accepted until a day.
 	TransitionKind_TRANSITION_KIND_EXEMPTED TransitionKind = 5
+	// Somebody knows about it. The state stays as it is.
+	TransitionKind_TRANSITION_KIND_ACKNOWLEDGED TransitionKind = 6
+	// Somebody took the acknowledgement back, or its time has passed. The state stays as it is.
+	TransitionKind_TRANSITION_KIND_UNACKNOWLEDGED TransitionKind = 7
+	// Somebody gave it to an owner, or back to the one it has by itself. The state stays as it is.
+	TransitionKind_TRANSITION_KIND_ASSIGNED TransitionKind = 8
+	// Somebody said something about it. The state stays as it is.
+	TransitionKind_TRANSITION_KIND_COMMENTED TransitionKind = 9
 )
 
 // Enum value maps for TransitionKind.
@@ -175,14 +187,22 @@ var (
 		3: "TRANSITION_KIND_RESOLVED",
 		4: "TRANSITION_KIND_REOPENED",
 		5: "TRANSITION_KIND_EXEMPTED",
+		6: "TRANSITION_KIND_ACKNOWLEDGED",
+		7: "TRANSITION_KIND_UNACKNOWLEDGED",
+		8: "TRANSITION_KIND_ASSIGNED",
+		9: "TRANSITION_KIND_COMMENTED",
 	}
 	TransitionKind_value = map[string]int32{
-		"TRANSITION_KIND_UNSPECIFIED": 0,
-		"TRANSITION_KIND_OPENED":      1,
-		"TRANSITION_KIND_CHANGED":     2,
-		"TRANSITION_KIND_RESOLVED":    3,
-		"TRANSITION_KIND_REOPENED":    4,
-		"TRANSITION_KIND_EXEMPTED":    5,
+		"TRANSITION_KIND_UNSPECIFIED":    0,
+		"TRANSITION_KIND_OPENED":         1,
+		"TRANSITION_KIND_CHANGED":        2,
+		"TRANSITION_KIND_RESOLVED":       3,
+		"TRANSITION_KIND_REOPENED":       4,
+		"TRANSITION_KIND_EXEMPTED":       5,
+		"TRANSITION_KIND_ACKNOWLEDGED":   6,
+		"TRANSITION_KIND_UNACKNOWLEDGED": 7,
+		"TRANSITION_KIND_ASSIGNED":       8,
+		"TRANSITION_KIND_COMMENTED":      9,
 	}
 )
 
@@ -236,7 +256,8 @@ type Finding struct {
 	Reason string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
 	// What to do about this resource.
 	Recommendation string `protobuf:"bytes,10,opt,name=recommendation,proto3" json:"recommendation,omitempty"`
-	// Who answers for it: the Owner tag, or what the resource names otherwise; empty when nobody is named.
+	// Who answers for it, the first of: assignee; the Owner tag; what the resource's other tags name, such as its Auto
+	// Scaling group or stack; the owner of its account. Empty when nobody is named.
 	Owner string `protobuf:"bytes,11,opt,name=owner,proto3" json:"owner,omitempty"`
 	// What it costs; unset when unknown or nothing by itself.
 	MonthlyCost *v1.MonthlyCost `protobuf:"bytes,12,opt,name=monthly_cost,json=monthlyCost,proto3" json:"monthly_cost,omitempty"`
@@ -265,6 +286,10 @@ type Finding struct {
 	// Waste score or risk score, by category, as of the time it was read; set by GetFinding and ListFindings. Its factors
 	// add up to it; docs/scores.md has the formulas.
 	Score *v1.Score `protobuf:"bytes,24,opt,name=score,proto3" json:"score,omitempty"`
+	// Who a person made the owner, over what the resource says; empty: nobody did. Stays when it is resolved and comes back.
+	Assignee string `protobuf:"bytes,25,opt,name=assignee,proto3" json:"assignee,omitempty"`
+	// Set while somebody knows about it.
+	Acknowledgement *Acknowledgement `protobuf:"bytes,26,opt,name=acknowledgement,proto3" json:"acknowledgement,omitempty"`
 	// Since when no scan looks at it any more; unset while scans do. Not part of etag.
 	OrphanTime *timestamppb.Timestamp `protobuf:"bytes,40,opt,name=orphan_time,json=orphanTime,proto3" json:"orphan_time,omitempty"`
 	// Why no scan looks at it any more.
@@ -471,6 +496,20 @@ func (x *Finding) GetScore() *v1.Score {
 	return nil
 }
 
+func (x *Finding) GetAssignee() string {
+	if x != nil {
+		return x.Assignee
+	}
+	return ""
+}
+
+func (x *Finding) GetAcknowledgement() *Acknowledgement {
+	if x != nil {
+		return x.Acknowledgement
+	}
+	return nil
+}
+
 func (x *Finding) GetOrphanTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.OrphanTime
@@ -483,6 +522,80 @@ func (x *Finding) GetOrphanReason() OrphanReason {
 		return x.OrphanReason
 	}
 	return OrphanReason_ORPHAN_REASON_UNSPECIFIED
+}
+
+// Acknowledgement says that somebody knows about a finding. It changes no state and hides nothing. It ends when the
+// finding is resolved, and at expire_time; without one, at the first change of severity, cost, rule version or parameters.
+type Acknowledgement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who knows.
+	By string `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	// What is to be said about it; may be empty.
+	Note string `protobuf:"bytes,2,opt,name=note,proto3" json:"note,omitempty"`
+	// When it was said. Set by the server.
+	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	// When it ends; unset: when the finding changes.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Acknowledgement) Reset() {
+	*x = Acknowledgement{}
+	mi := &file_nightshift_finding_v1_finding_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Acknowledgement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Acknowledgement) ProtoMessage() {}
+
+func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Acknowledgement.ProtoReflect.Descriptor instead.
+func (*Acknowledgement) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Acknowledgement) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Acknowledgement) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *Acknowledgement) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Acknowledgement) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
 }
 
 // Transition is one step in a finding's life.
@@ -515,14 +628,22 @@ type Transition struct {
 	// The numbers that decided.
 	Evidence []*v1.Evidence `protobuf:"bytes,13,rep,name=evidence,proto3" json:"evidence,omitempty"`
 	// Exemption that began or ended.
-	Exemption     *v1.Exemption `protobuf:"bytes,14,opt,name=exemption,proto3" json:"exemption,omitempty"`
+	Exemption *v1.Exemption `protobuf:"bytes,14,opt,name=exemption,proto3" json:"exemption,omitempty"`
+	// Who did it: set where the cause is USER, and where somebody released what was held. As the caller says.
+	Actor string `protobuf:"bytes,15,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Acknowledgement that began or ended.
+	Acknowledgement *Acknowledgement `protobuf:"bytes,16,opt,name=acknowledgement,proto3" json:"acknowledgement,omitempty"`
+	// Owner before.
+	FromOwner string `protobuf:"bytes,17,opt,name=from_owner,json=fromOwner,proto3" json:"from_owner,omitempty"`
+	// Owner after.
+	ToOwner       string `protobuf:"bytes,18,opt,name=to_owner,json=toOwner,proto3" json:"to_owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_nightshift_finding_v1_finding_proto_msgTypes[1]
+	mi := &file_nightshift_finding_v1_finding_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +655,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_nightshift_finding_v1_finding_proto_msgTypes[1]
+	mi := &file_nightshift_finding_v1_finding_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +668,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_nightshift_finding_v1_finding_proto_rawDescGZIP(), []int{1}
+	return file_nightshift_finding_v1_finding_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Transition) GetFindingId() string {
@@ -648,12 +769,39 @@ func (x *Transition) GetExemption() *v1.Exemption {
 	return nil
 }
 
+func (x *Transition) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Transition) GetAcknowledgement() *Acknowledgement {
+	if x != nil {
+		return x.Acknowledgement
+	}
+	return nil
+}
+
+func (x *Transition) GetFromOwner() string {
+	if x != nil {
+		return x.FromOwner
+	}
+	return ""
+}
+
+func (x *Transition) GetToOwner() string {
+	if x != nil {
+		return x.ToOwner
+	}
+	return ""
+}
+
 var File_nightshift_finding_v1_finding_proto protoreflect.FileDescriptor
 
 const file_nightshift_finding_v1_finding_proto_rawDesc = "" +
 	"\n" +
-	"#nightshift/finding/v1/finding.proto\x12\x15nightshift.finding.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"nightshift/finding/v1/orphan.proto\x1a\x1dnightshift/rule/v1/rule.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\xa2\n" +
-	"\n" +
+	"#nightshift/finding/v1/finding.proto\x12\x15nightshift.finding.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"nightshift/finding/v1/orphan.proto\x1a\x1dnightshift/rule/v1/rule.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\x90\v\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\arule_id\x18\x02 \x01(\tR\x06ruleId\x12!\n" +
@@ -682,13 +830,21 @@ const file_nightshift_finding_v1_finding_proto_rawDesc = "" +
 	"\freopen_count\x18\x15 \x01(\x05R\vreopenCount\x12\x12\n" +
 	"\x04etag\x18\x16 \x01(\tR\x04etag\x12;\n" +
 	"\texemption\x18\x17 \x01(\v2\x1d.nightshift.rule.v1.ExemptionR\texemption\x12/\n" +
-	"\x05score\x18\x18 \x01(\v2\x19.nightshift.rule.v1.ScoreR\x05score\x12;\n" +
+	"\x05score\x18\x18 \x01(\v2\x19.nightshift.rule.v1.ScoreR\x05score\x12\x1a\n" +
+	"\bassignee\x18\x19 \x01(\tR\bassignee\x12P\n" +
+	"\x0facknowledgement\x18\x1a \x01(\v2&.nightshift.finding.v1.AcknowledgementR\x0facknowledgement\x12;\n" +
 	"\vorphan_time\x18( \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"orphanTime\x12H\n" +
 	"\rorphan_reason\x18) \x01(\x0e2#.nightshift.finding.v1.OrphanReasonR\forphanReason\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe0\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa2\x01\n" +
+	"\x0fAcknowledgement\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12\x12\n" +
+	"\x04note\x18\x02 \x01(\tR\x04note\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12;\n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\x82\a\n" +
 	"\n" +
 	"Transition\x12\x1d\n" +
 	"\n" +
@@ -708,14 +864,19 @@ const file_nightshift_finding_v1_finding_proto_rawDesc = "" +
 	"\ato_cost\x18\v \x01(\v2\x1f.nightshift.rule.v1.MonthlyCostR\x06toCost\x12\x16\n" +
 	"\x06reason\x18\f \x01(\tR\x06reason\x128\n" +
 	"\bevidence\x18\r \x03(\v2\x1c.nightshift.rule.v1.EvidenceR\bevidence\x12;\n" +
-	"\texemption\x18\x0e \x01(\v2\x1d.nightshift.rule.v1.ExemptionR\texemption*h\n" +
+	"\texemption\x18\x0e \x01(\v2\x1d.nightshift.rule.v1.ExemptionR\texemption\x12\x14\n" +
+	"\x05actor\x18\x0f \x01(\tR\x05actor\x12P\n" +
+	"\x0facknowledgement\x18\x10 \x01(\v2&.nightshift.finding.v1.AcknowledgementR\x0facknowledgement\x12\x1d\n" +
+	"\n" +
+	"from_owner\x18\x11 \x01(\tR\tfromOwner\x12\x19\n" +
+	"\bto_owner\x18\x12 \x01(\tR\atoOwner*h\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"STATE_OPEN\x10\x01\x12\x12\n" +
 	"\x0eSTATE_RESOLVED\x10\x02\x12\x12\n" +
 	"\x0eSTATE_REOPENED\x10\x03\x12\x10\n" +
-	"\fSTATE_EXEMPT\x10\x04*u\n" +
+	"\fSTATE_EXEMPT\x10\x04*\x98\x01\n" +
 	"\x05Cause\x12\x15\n" +
 	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -723,14 +884,19 @@ const file_nightshift_finding_v1_finding_proto_rawDesc = "" +
 	"\x14CAUSE_POLICY_CHANGED\x10\x02\x12\x0e\n" +
 	"\n" +
 	"CAUSE_USER\x10\x03\x12\x1b\n" +
-	"\x17CAUSE_EXEMPTION_EXPIRED\x10\x04*\xc4\x01\n" +
+	"\x17CAUSE_EXEMPTION_EXPIRED\x10\x04\x12!\n" +
+	"\x1dCAUSE_ACKNOWLEDGEMENT_EXPIRED\x10\x05*\xc7\x02\n" +
 	"\x0eTransitionKind\x12\x1f\n" +
 	"\x1bTRANSITION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16TRANSITION_KIND_OPENED\x10\x01\x12\x1b\n" +
 	"\x17TRANSITION_KIND_CHANGED\x10\x02\x12\x1c\n" +
 	"\x18TRANSITION_KIND_RESOLVED\x10\x03\x12\x1c\n" +
 	"\x18TRANSITION_KIND_REOPENED\x10\x04\x12\x1c\n" +
-	"\x18TRANSITION_KIND_EXEMPTED\x10\x05B\xd3\x01\n" +
+	"\x18TRANSITION_KIND_EXEMPTED\x10\x05\x12 \n" +
+	"\x1cTRANSITION_KIND_ACKNOWLEDGED\x10\x06\x12\"\n" +
+	"\x1eTRANSITION_KIND_UNACKNOWLEDGED\x10\a\x12\x1c\n" +
+	"\x18TRANSITION_KIND_ASSIGNED\x10\b\x12\x1d\n" +
+	"\x19TRANSITION_KIND_COMMENTED\x10\tB\xd3\x01\n" +
 	"\x19com.nightshift.finding.v1B\fFindingProtoP\x01Z2nightshift.dev/gen/nightshift/finding/v1;findingv1\xa2\x02\x03NFX\xaa\x02\x15Nightshift.Finding.V1\xca\x02\x15Nightshift\\Finding\\V1\xe2\x02!Nightshift\\Finding\\V1\\GPBMetadata\xea\x02\x17Nightshift::Finding::V1b\x06proto3"
 
 var (
@@ -746,57 +912,62 @@ func file_nightshift_finding_v1_finding_proto_rawDescGZIP() []byte {
 }
 
 var file_nightshift_finding_v1_finding_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_nightshift_finding_v1_finding_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_nightshift_finding_v1_finding_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_nightshift_finding_v1_finding_proto_goTypes = []any{
 	(State)(0),                    // 0: nightshift.finding.v1.State
 	(Cause)(0),                    // 1: nightshift.finding.v1.Cause
 	(TransitionKind)(0),           // 2: nightshift.finding.v1.TransitionKind
 	(*Finding)(nil),               // 3: nightshift.finding.v1.Finding
-	(*Transition)(nil),            // 4: nightshift.finding.v1.Transition
-	nil,                           // 5: nightshift.finding.v1.Finding.ParametersEntry
-	(v1.Category)(0),              // 6: nightshift.rule.v1.Category
-	(v1.Severity)(0),              // 7: nightshift.rule.v1.Severity
-	(*v11.Resource)(nil),          // 8: nightshift.scan.v1.Resource
-	(*v1.MonthlyCost)(nil),        // 9: nightshift.rule.v1.MonthlyCost
-	(*v1.Evidence)(nil),           // 10: nightshift.rule.v1.Evidence
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*v1.Exemption)(nil),          // 12: nightshift.rule.v1.Exemption
-	(*v1.Score)(nil),              // 13: nightshift.rule.v1.Score
-	(OrphanReason)(0),             // 14: nightshift.finding.v1.OrphanReason
+	(*Acknowledgement)(nil),       // 4: nightshift.finding.v1.Acknowledgement
+	(*Transition)(nil),            // 5: nightshift.finding.v1.Transition
+	nil,                           // 6: nightshift.finding.v1.Finding.ParametersEntry
+	(v1.Category)(0),              // 7: nightshift.rule.v1.Category
+	(v1.Severity)(0),              // 8: nightshift.rule.v1.Severity
+	(*v11.Resource)(nil),          // 9: nightshift.scan.v1.Resource
+	(*v1.MonthlyCost)(nil),        // 10: nightshift.rule.v1.MonthlyCost
+	(*v1.Evidence)(nil),           // 11: nightshift.rule.v1.Evidence
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*v1.Exemption)(nil),          // 13: nightshift.rule.v1.Exemption
+	(*v1.Score)(nil),              // 14: nightshift.rule.v1.Score
+	(OrphanReason)(0),             // 15: nightshift.finding.v1.OrphanReason
 }
 var file_nightshift_finding_v1_finding_proto_depIdxs = []int32{
-	6,  // 0: nightshift.finding.v1.Finding.category:type_name -> nightshift.rule.v1.Category
+	7,  // 0: nightshift.finding.v1.Finding.category:type_name -> nightshift.rule.v1.Category
 	0,  // 1: nightshift.finding.v1.Finding.state:type_name -> nightshift.finding.v1.State
-	7,  // 2: nightshift.finding.v1.Finding.severity:type_name -> nightshift.rule.v1.Severity
-	8,  // 3: nightshift.finding.v1.Finding.resource:type_name -> nightshift.scan.v1.Resource
-	9,  // 4: nightshift.finding.v1.Finding.monthly_cost:type_name -> nightshift.rule.v1.MonthlyCost
-	10, // 5: nightshift.finding.v1.Finding.evidence:type_name -> nightshift.rule.v1.Evidence
-	5,  // 6: nightshift.finding.v1.Finding.parameters:type_name -> nightshift.finding.v1.Finding.ParametersEntry
-	11, // 7: nightshift.finding.v1.Finding.since:type_name -> google.protobuf.Timestamp
-	11, // 8: nightshift.finding.v1.Finding.first_seen:type_name -> google.protobuf.Timestamp
-	11, // 9: nightshift.finding.v1.Finding.last_seen:type_name -> google.protobuf.Timestamp
-	11, // 10: nightshift.finding.v1.Finding.resolve_time:type_name -> google.protobuf.Timestamp
-	11, // 11: nightshift.finding.v1.Finding.evidence_time:type_name -> google.protobuf.Timestamp
-	12, // 12: nightshift.finding.v1.Finding.exemption:type_name -> nightshift.rule.v1.Exemption
-	13, // 13: nightshift.finding.v1.Finding.score:type_name -> nightshift.rule.v1.Score
-	11, // 14: nightshift.finding.v1.Finding.orphan_time:type_name -> google.protobuf.Timestamp
-	14, // 15: nightshift.finding.v1.Finding.orphan_reason:type_name -> nightshift.finding.v1.OrphanReason
-	2,  // 16: nightshift.finding.v1.Transition.kind:type_name -> nightshift.finding.v1.TransitionKind
-	1,  // 17: nightshift.finding.v1.Transition.cause:type_name -> nightshift.finding.v1.Cause
-	11, // 18: nightshift.finding.v1.Transition.time:type_name -> google.protobuf.Timestamp
-	0,  // 19: nightshift.finding.v1.Transition.from_state:type_name -> nightshift.finding.v1.State
-	0,  // 20: nightshift.finding.v1.Transition.to_state:type_name -> nightshift.finding.v1.State
-	7,  // 21: nightshift.finding.v1.Transition.from_severity:type_name -> nightshift.rule.v1.Severity
-	7,  // 22: nightshift.finding.v1.Transition.to_severity:type_name -> nightshift.rule.v1.Severity
-	9,  // 23: nightshift.finding.v1.Transition.from_cost:type_name -> nightshift.rule.v1.MonthlyCost
-	9,  // 24: nightshift.finding.v1.Transition.to_cost:type_name -> nightshift.rule.v1.MonthlyCost
-	10, // 25: nightshift.finding.v1.Transition.evidence:type_name -> nightshift.rule.v1.Evidence
-	12, // 26: nightshift.finding.v1.Transition.exemption:type_name -> nightshift.rule.v1.Exemption
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	8,  // 2: nightshift.finding.v1.Finding.severity:type_name -> nightshift.rule.v1.Severity
+	9,  // 3: nightshift.finding.v1.Finding.resource:type_name -> nightshift.scan.v1.Resource
+	10, // 4: nightshift.finding.v1.Finding.monthly_cost:type_name -> nightshift.rule.v1.MonthlyCost
+	11, // 5: nightshift.finding.v1.Finding.evidence:type_name -> nightshift.rule.v1.Evidence
+	6,  // 6: nightshift.finding.v1.Finding.parameters:type_name -> nightshift.finding.v1.Finding.ParametersEntry
+	12, // 7: nightshift.finding.v1.Finding.since:type_name -> google.protobuf.Timestamp
+	12, // 8: nightshift.finding.v1.Finding.first_seen:type_name -> google.protobuf.Timestamp
+	12, // 9: nightshift.finding.v1.Finding.last_seen:type_name -> google.protobuf.Timestamp
+	12, // 10: nightshift.finding.v1.Finding.resolve_time:type_name -> google.protobuf.Timestamp
+	12, // 11: nightshift.finding.v1.Finding.evidence_time:type_name -> google.protobuf.Timestamp
+	13, // 12: nightshift.finding.v1.Finding.exemption:type_name -> nightshift.rule.v1.Exemption
+	14, // 13: nightshift.finding.v1.Finding.score:type_name -> nightshift.rule.v1.Score
+	4,  // 14: nightshift.finding.v1.Finding.acknowledgement:type_name -> nightshift.finding.v1.Acknowledgement
+	12, // 15: nightshift.finding.v1.Finding.orphan_time:type_name -> google.protobuf.Timestamp
+	15, // 16: nightshift.finding.v1.Finding.orphan_reason:type_name -> nightshift.finding.v1.OrphanReason
+	12, // 17: nightshift.finding.v1.Acknowledgement.time:type_name -> google.protobuf.Timestamp
+	12, // 18: nightshift.finding.v1.Acknowledgement.expire_time:type_name -> google.protobuf.Timestamp
+	2,  // 19: nightshift.finding.v1.Transition.kind:type_name -> nightshift.finding.v1.TransitionKind
+	1,  // 20: nightshift.finding.v1.Transition.cause:type_name -> nightshift.finding.v1.Cause
+	12, // 21: nightshift.finding.v1.Transition.time:type_name -> google.protobuf.Timestamp
+	0,  // 22: nightshift.finding.v1.Transition.from_state:type_name -> nightshift.finding.v1.State
+	0,  // 23: nightshift.finding.v1.Transition.to_state:type_name -> nightshift.finding.v1.State
+	8,  // 24: nightshift.finding.v1.Transition.from_severity:type_name -> nightshift.rule.v1.Severity
+	8,  // 25: nightshift.finding.v1.Transition.to_severity:type_name -> nightshift.rule.v1.Severity
+	10, // 26: nightshift.finding.v1.Transition.from_cost:type_name -> nightshift.rule.v1.MonthlyCost
+	10, // 27: nightshift.finding.v1.Transition.to_cost:type_name -> nightshift.rule.v1.MonthlyCost
+	11, // 28: nightshift.finding.v1.Transition.evidence:type_name -> nightshift.rule.v1.Evidence
+	13, // 29: nightshift.finding.v1.Transition.exemption:type_name -> nightshift.rule.v1.Exemption
+	4,  // 30: nightshift.finding.v1.Transition.acknowledgement:type_name -> nightshift.finding.v1.Acknowledgement
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_finding_v1_finding_proto_init() }
@@ -811,7 +982,7 @@ func file_nightshift_finding_v1_finding_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nightshift_finding_v1_finding_proto_rawDesc), len(file_nightshift_finding_v1_finding_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -403,11 +403,284 @@ func (x *FindingExempted) GetTransition() *Transition {
 	return nil
 }
 
+// FindingAcknowledged says that somebody knows about a finding.
+// Subject: nightshift.finding.v1.FindingAcknowledged.<category>.<severity>.<account>.<region>.<rule>
+type FindingAcknowledged struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The finding after the transition.
+	Finding *Finding `protobuf:"bytes,1,opt,name=finding,proto3" json:"finding,omitempty"`
+	// What happened.
+	Transition    *Transition `protobuf:"bytes,2,opt,name=transition,proto3" json:"transition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindingAcknowledged) Reset() {
+	*x = FindingAcknowledged{}
+	mi := &file_nightshift_finding_v1_finding_event_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindingAcknowledged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindingAcknowledged) ProtoMessage() {}
+
+func (x *FindingAcknowledged) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_event_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindingAcknowledged.ProtoReflect.Descriptor instead.
+func (*FindingAcknowledged) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_event_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FindingAcknowledged) GetFinding() *Finding {
+	if x != nil {
+		return x.Finding
+	}
+	return nil
+}
+
+func (x *FindingAcknowledged) GetTransition() *Transition {
+	if x != nil {
+		return x.Transition
+	}
+	return nil
+}
+
+// FindingUnacknowledged says that an acknowledgement was taken back or has expired. One that ends because the finding changed or was resolved
+// is told by FindingChanged or FindingResolved.
+// Subject: nightshift.finding.v1.FindingUnacknowledged.<category>.<severity>.<account>.<region>.<rule>
+type FindingUnacknowledged struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The finding after the transition.
+	Finding *Finding `protobuf:"bytes,1,opt,name=finding,proto3" json:"finding,omitempty"`
+	// What happened.
+	Transition    *Transition `protobuf:"bytes,2,opt,name=transition,proto3" json:"transition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindingUnacknowledged) Reset() {
+	*x = FindingUnacknowledged{}
+	mi := &file_nightshift_finding_v1_finding_event_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindingUnacknowledged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindingUnacknowledged) ProtoMessage() {}
+
+func (x *FindingUnacknowledged) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_event_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindingUnacknowledged.ProtoReflect.Descriptor instead.
+func (*FindingUnacknowledged) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_event_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *FindingUnacknowledged) GetFinding() *Finding {
+	if x != nil {
+		return x.Finding
+	}
+	return nil
+}
+
+func (x *FindingUnacknowledged) GetTransition() *Transition {
+	if x != nil {
+		return x.Transition
+	}
+	return nil
+}
+
+// FindingAssigned says that somebody gave a finding to an owner, or back to the one it has by itself.
+// Subject: nightshift.finding.v1.FindingAssigned.<category>.<severity>.<account>.<region>.<rule>
+type FindingAssigned struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The finding after the transition.
+	Finding *Finding `protobuf:"bytes,1,opt,name=finding,proto3" json:"finding,omitempty"`
+	// What happened.
+	Transition    *Transition `protobuf:"bytes,2,opt,name=transition,proto3" json:"transition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindingAssigned) Reset() {
+	*x = FindingAssigned{}
+	mi := &file_nightshift_finding_v1_finding_event_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindingAssigned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindingAssigned) ProtoMessage() {}
+
+func (x *FindingAssigned) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_event_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindingAssigned.ProtoReflect.Descriptor instead.
+func (*FindingAssigned) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_event_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *FindingAssigned) GetFinding() *Finding {
+	if x != nil {
+		return x.Finding
+	}
+	return nil
+}
+
+func (x *FindingAssigned) GetTransition() *Transition {
+	if x != nil {
+		return x.Transition
+	}
+	return nil
+}
+
+// FindingCommented says that somebody said something about a finding.
+// Subject: nightshift.finding.v1.FindingCommented.<category>.<severity>.<account>.<region>.<rule>
+type FindingCommented struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The finding after the transition.
+	Finding *Finding `protobuf:"bytes,1,opt,name=finding,proto3" json:"finding,omitempty"`
+	// What happened.
+	Transition    *Transition `protobuf:"bytes,2,opt,name=transition,proto3" json:"transition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindingCommented) Reset() {
+	*x = FindingCommented{}
+	mi := &file_nightshift_finding_v1_finding_event_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindingCommented) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindingCommented) ProtoMessage() {}
+
+func (x *FindingCommented) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_event_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindingCommented.ProtoReflect.Descriptor instead.
+func (*FindingCommented) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_event_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *FindingCommented) GetFinding() *Finding {
+	if x != nil {
+		return x.Finding
+	}
+	return nil
+}
+
+func (x *FindingCommented) GetTransition() *Transition {
+	if x != nil {
+		return x.Transition
+	}
+	return nil
+}
+
+// FindingsHeld says that a run would have opened or resolved so large a share of an account's findings that it was stopped:
+// what it found after that waits until somebody releases or discards it. Said once for each run, service and account.
+// Subject: nightshift.finding.v1.FindingsHeld.<service>.<account>
+type FindingsHeld struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is held, as of the first of it; ListHolds has all of it.
+	Hold          *Hold `protobuf:"bytes,1,opt,name=hold,proto3" json:"hold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindingsHeld) Reset() {
+	*x = FindingsHeld{}
+	mi := &file_nightshift_finding_v1_finding_event_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindingsHeld) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindingsHeld) ProtoMessage() {}
+
+func (x *FindingsHeld) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_event_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindingsHeld.ProtoReflect.Descriptor instead.
+func (*FindingsHeld) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_event_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *FindingsHeld) GetHold() *Hold {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
 var File_nightshift_finding_v1_finding_event_proto protoreflect.FileDescriptor
 
 const file_nightshift_finding_v1_finding_event_proto_rawDesc = "" +
 	"\n" +
-	")nightshift/finding/v1/finding_event.proto\x12\x15nightshift.finding.v1\x1a#nightshift/finding/v1/finding.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\xcf\x02\n" +
+	")nightshift/finding/v1/finding_event.proto\x12\x15nightshift.finding.v1\x1a#nightshift/finding/v1/finding.proto\x1a nightshift/finding/v1/hold.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\xcf\x02\n" +
 	"\x10FindingsObserved\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12/\n" +
 	"\x05scope\x18\x02 \x01(\v2\x19.nightshift.scan.v1.ScopeR\x05scope\x12\x1c\n" +
@@ -440,7 +713,29 @@ const file_nightshift_finding_v1_finding_event_proto_rawDesc = "" +
 	"\afinding\x18\x01 \x01(\v2\x1e.nightshift.finding.v1.FindingR\afinding\x12A\n" +
 	"\n" +
 	"transition\x18\x02 \x01(\v2!.nightshift.finding.v1.TransitionR\n" +
-	"transitionB\xd8\x01\n" +
+	"transition\"\x92\x01\n" +
+	"\x13FindingAcknowledged\x128\n" +
+	"\afinding\x18\x01 \x01(\v2\x1e.nightshift.finding.v1.FindingR\afinding\x12A\n" +
+	"\n" +
+	"transition\x18\x02 \x01(\v2!.nightshift.finding.v1.TransitionR\n" +
+	"transition\"\x94\x01\n" +
+	"\x15FindingUnacknowledged\x128\n" +
+	"\afinding\x18\x01 \x01(\v2\x1e.nightshift.finding.v1.FindingR\afinding\x12A\n" +
+	"\n" +
+	"transition\x18\x02 \x01(\v2!.nightshift.finding.v1.TransitionR\n" +
+	"transition\"\x8e\x01\n" +
+	"\x0fFindingAssigned\x128\n" +
+	"\afinding\x18\x01 \x01(\v2\x1e.nightshift.finding.v1.FindingR\afinding\x12A\n" +
+	"\n" +
+	"transition\x18\x02 \x01(\v2!.nightshift.finding.v1.TransitionR\n" +
+	"transition\"\x8f\x01\n" +
+	"\x10FindingCommented\x128\n" +
+	"\afinding\x18\x01 \x01(\v2\x1e.nightshift.finding.v1.FindingR\afinding\x12A\n" +
+	"\n" +
+	"transition\x18\x02 \x01(\v2!.nightshift.finding.v1.TransitionR\n" +
+	"transition\"?\n" +
+	"\fFindingsHeld\x12/\n" +
+	"\x04hold\x18\x01 \x01(\v2\x1b.nightshift.finding.v1.HoldR\x04holdB\xd8\x01\n" +
 	"\x19com.nightshift.finding.v1B\x11FindingEventProtoP\x01Z2nightshift.dev/gen/nightshift/finding/v1;findingv1\xa2\x02\x03NFX\xaa\x02\x15Nightshift.Finding.V1\xca\x02\x15Nightshift\\Finding\\V1\xe2\x02!Nightshift\\Finding\\V1\\GPBMetadata\xea\x02\x17Nightshift::Finding::V1b\x06proto3"
 
 var (
@@ -455,41 +750,56 @@ func file_nightshift_finding_v1_finding_event_proto_rawDescGZIP() []byte {
 	return file_nightshift_finding_v1_finding_event_proto_rawDescData
 }
 
-var file_nightshift_finding_v1_finding_event_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_nightshift_finding_v1_finding_event_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_nightshift_finding_v1_finding_event_proto_goTypes = []any{
-	(*FindingsObserved)(nil), // 0: nightshift.finding.v1.FindingsObserved
-	(*FindingOpened)(nil),    // 1: nightshift.finding.v1.FindingOpened
-	(*FindingChanged)(nil),   // 2: nightshift.finding.v1.FindingChanged
-	(*FindingResolved)(nil),  // 3: nightshift.finding.v1.FindingResolved
-	(*FindingReopened)(nil),  // 4: nightshift.finding.v1.FindingReopened
-	(*FindingExempted)(nil),  // 5: nightshift.finding.v1.FindingExempted
-	(*v1.Scope)(nil),         // 6: nightshift.scan.v1.Scope
-	(*v1.Observation)(nil),   // 7: nightshift.scan.v1.Observation
-	(*v1.Sighting)(nil),      // 8: nightshift.scan.v1.Sighting
-	(*v1.Progress)(nil),      // 9: nightshift.scan.v1.Progress
-	(*Finding)(nil),          // 10: nightshift.finding.v1.Finding
-	(*Transition)(nil),       // 11: nightshift.finding.v1.Transition
+	(*FindingsObserved)(nil),      // 0: nightshift.finding.v1.FindingsObserved
+	(*FindingOpened)(nil),         // 1: nightshift.finding.v1.FindingOpened
+	(*FindingChanged)(nil),        // 2: nightshift.finding.v1.FindingChanged
+	(*FindingResolved)(nil),       // 3: nightshift.finding.v1.FindingResolved
+	(*FindingReopened)(nil),       // 4: nightshift.finding.v1.FindingReopened
+	(*FindingExempted)(nil),       // 5: nightshift.finding.v1.FindingExempted
+	(*FindingAcknowledged)(nil),   // 6: nightshift.finding.v1.FindingAcknowledged
+	(*FindingUnacknowledged)(nil), // 7: nightshift.finding.v1.FindingUnacknowledged
+	(*FindingAssigned)(nil),       // 8: nightshift.finding.v1.FindingAssigned
+	(*FindingCommented)(nil),      // 9: nightshift.finding.v1.FindingCommented
+	(*FindingsHeld)(nil),          // 10: nightshift.finding.v1.FindingsHeld
+	(*v1.Scope)(nil),              // 11: nightshift.scan.v1.Scope
+	(*v1.Observation)(nil),        // 12: nightshift.scan.v1.Observation
+	(*v1.Sighting)(nil),           // 13: nightshift.scan.v1.Sighting
+	(*v1.Progress)(nil),           // 14: nightshift.scan.v1.Progress
+	(*Finding)(nil),               // 15: nightshift.finding.v1.Finding
+	(*Transition)(nil),            // 16: nightshift.finding.v1.Transition
+	(*Hold)(nil),                  // 17: nightshift.finding.v1.Hold
 }
 var file_nightshift_finding_v1_finding_event_proto_depIdxs = []int32{
-	6,  // 0: nightshift.finding.v1.FindingsObserved.scope:type_name -> nightshift.scan.v1.Scope
-	7,  // 1: nightshift.finding.v1.FindingsObserved.observations:type_name -> nightshift.scan.v1.Observation
-	8,  // 2: nightshift.finding.v1.FindingsObserved.sightings:type_name -> nightshift.scan.v1.Sighting
-	9,  // 3: nightshift.finding.v1.FindingsObserved.progress:type_name -> nightshift.scan.v1.Progress
-	10, // 4: nightshift.finding.v1.FindingOpened.finding:type_name -> nightshift.finding.v1.Finding
-	11, // 5: nightshift.finding.v1.FindingOpened.transition:type_name -> nightshift.finding.v1.Transition
-	10, // 6: nightshift.finding.v1.FindingChanged.finding:type_name -> nightshift.finding.v1.Finding
-	11, // 7: nightshift.finding.v1.FindingChanged.transition:type_name -> nightshift.finding.v1.Transition
-	10, // 8: nightshift.finding.v1.FindingResolved.finding:type_name -> nightshift.finding.v1.Finding
-	11, // 9: nightshift.finding.v1.FindingResolved.transition:type_name -> nightshift.finding.v1.Transition
-	10, // 10: nightshift.finding.v1.FindingReopened.finding:type_name -> nightshift.finding.v1.Finding
-	11, // 11: nightshift.finding.v1.FindingReopened.transition:type_name -> nightshift.finding.v1.Transition
-	10, // 12: nightshift.finding.v1.FindingExempted.finding:type_name -> nightshift.finding.v1.Finding
-	11, // 13: nightshift.finding.v1.FindingExempted.transition:type_name -> nightshift.finding.v1.Transition
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	11, // 0: nightshift.finding.v1.FindingsObserved.scope:type_name -> nightshift.scan.v1.Scope
+	12, // 1: nightshift.finding.v1.FindingsObserved.observations:type_name -> nightshift.scan.v1.Observation
+	13, // 2: nightshift.finding.v1.FindingsObserved.sightings:type_name -> nightshift.scan.v1.Sighting
+	14, // 3: nightshift.finding.v1.FindingsObserved.progress:type_name -> nightshift.scan.v1.Progress
+	15, // 4: nightshift.finding.v1.FindingOpened.finding:type_name -> nightshift.finding.v1.Finding
+	16, // 5: nightshift.finding.v1.FindingOpened.transition:type_name -> nightshift.finding.v1.Transition
+	15, // 6: nightshift.finding.v1.FindingChanged.finding:type_name -> nightshift.finding.v1.Finding
+	16, // 7: nightshift.finding.v1.FindingChanged.transition:type_name -> nightshift.finding.v1.Transition
+	15, // 8: nightshift.finding.v1.FindingResolved.finding:type_name -> nightshift.finding.v1.Finding
+	16, // 9: nightshift.finding.v1.FindingResolved.transition:type_name -> nightshift.finding.v1.Transition
+	15, // 10: nightshift.finding.v1.FindingReopened.finding:type_name -> nightshift.finding.v1.Finding
+	16, // 11: nightshift.finding.v1.FindingReopened.transition:type_name -> nightshift.finding.v1.Transition
+	15, // 12: nightshift.finding.v1.FindingExempted.finding:type_name -> nightshift.finding.v1.Finding
+	16, // 13: nightshift.finding.v1.FindingExempted.transition:type_name -> nightshift.finding.v1.Transition
+	15, // 14: nightshift.finding.v1.FindingAcknowledged.finding:type_name -> nightshift.finding.v1.Finding
+	16, // 15: nightshift.finding.v1.FindingAcknowledged.transition:type_name -> nightshift.finding.v1.Transition
+	15, // 16: nightshift.finding.v1.FindingUnacknowledged.finding:type_name -> nightshift.finding.v1.Finding
+	16, // 17: nightshift.finding.v1.FindingUnacknowledged.transition:type_name -> nightshift.finding.v1.Transition
+	15, // 18: nightshift.finding.v1.FindingAssigned.finding:type_name -> nightshift.finding.v1.Finding
+	16, // 19: nightshift.finding.v1.FindingAssigned.transition:type_name -> nightshift.finding.v1.Transition
+	15, // 20: nightshift.finding.v1.FindingCommented.finding:type_name -> nightshift.finding.v1.Finding
+	16, // 21: nightshift.finding.v1.FindingCommented.transition:type_name -> nightshift.finding.v1.Transition
+	17, // 22: nightshift.finding.v1.FindingsHeld.hold:type_name -> nightshift.finding.v1.Hold
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_finding_v1_finding_event_proto_init() }
@@ -498,13 +808,14 @@ func file_nightshift_finding_v1_finding_event_proto_init() {
 		return
 	}
 	file_nightshift_finding_v1_finding_proto_init()
+	file_nightshift_finding_v1_hold_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nightshift_finding_v1_finding_event_proto_rawDesc), len(file_nightshift_finding_v1_finding_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

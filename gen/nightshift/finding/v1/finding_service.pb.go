@@ -10,6 +10,8 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -22,11 +24,86 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Facet is something that tells findings apart.
+type Facet int32
+
+const (
+	// Not set.
+	Facet_FACET_UNSPECIFIED Facet = 0
+	// INFO to CRITICAL.
+	Facet_FACET_SEVERITY Facet = 1
+	// Rule id.
+	Facet_FACET_RULE Facet = 2
+	// Account.
+	Facet_FACET_ACCOUNT Facet = 3
+	// Region.
+	Facet_FACET_REGION Facet = 4
+	// Owner; empty: nobody.
+	Facet_FACET_OWNER Facet = 5
+	// WASTE, SECURITY and the like.
+	Facet_FACET_CATEGORY Facet = 6
+	// OPEN to EXEMPT.
+	Facet_FACET_STATE Facet = 7
+)
+
+// Enum value maps for Facet.
+var (
+	Facet_name = map[int32]string{
+		0: "FACET_UNSPECIFIED",
+		1: "FACET_SEVERITY",
+		2: "FACET_RULE",
+		3: "FACET_ACCOUNT",
+		4: "FACET_REGION",
+		5: "FACET_OWNER",
+		6: "FACET_CATEGORY",
+		7: "FACET_STATE",
+	}
+	Facet_value = map[string]int32{
+		"FACET_UNSPECIFIED": 0,
+		"FACET_SEVERITY":    1,
+		"FACET_RULE":        2,
+		"FACET_ACCOUNT":     3,
+		"FACET_REGION":      4,
+		"FACET_OWNER":       5,
+		"FACET_CATEGORY":    6,
+		"FACET_STATE":       7,
+	}
+)
+
+func (x Facet) Enum() *Facet {
+	p := new(Facet)
+	*p = x
+	return p
+}
+
+func (x Facet) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Facet) Descriptor() protoreflect.EnumDescriptor {
+	return file_nightshift_finding_v1_finding_service_proto_enumTypes[0].Descriptor()
+}
+
+func (Facet) Type() protoreflect.EnumType {
+	return &file_nightshift_finding_v1_finding_service_proto_enumTypes[0]
+}
+
+func (x Facet) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Facet.Descriptor instead.
+func (Facet) EnumDescriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{0}
+}
+
 // GetFindingRequest names a finding.
 type GetFindingRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Finding id, 32 hex digits.
-	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Fields of Finding to return, such as "id,severity,resource.arn". Empty: all.
+	ReadMask      *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=read_mask,json=readMask,proto3" json:"read_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -66,6 +143,13 @@ func (x *GetFindingRequest) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *GetFindingRequest) GetReadMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.ReadMask
+	}
+	return nil
 }
 
 // GetFindingResponse holds the finding.
@@ -122,13 +206,16 @@ type ListFindingsRequest struct {
 	// Token of the page before, from the same filter and order; empty for the first.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Filter as in AIP-160 over id, rule_id, category, state, severity, account, region, resource_id,
-	// resource_arn, resource_type, resource_name, owner, monthly_cost (upper bound, USD), first_seen, last_seen,
-	// since, resolve_time, title, last_run_id and tags (tags.Environment = "dev"), such as
+	// resource_arn, resource_type, resource_name, owner, assignee, acknowledged (true or false), monthly_cost (upper
+	// bound, USD), monthly_cost_low, first_seen, last_seen, since, resolve_time, reopen_count, title, last_run_id and
+	// tags (tags.Environment = "dev"), such as
 	// `state != "RESOLVED" AND severity >= "HIGH" AND monthly_cost > 10`. Severities compare by rank. Empty: all.
 	Filter string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
-	// Order as in AIP-132 over severity, monthly_cost, first_seen, last_seen, rule_id, account, region, state
-	// and id, such as "monthly_cost desc, id". Empty: "first_seen desc".
-	OrderBy       string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	// Order as in AIP-132 over severity, monthly_cost, first_seen, last_seen, resolve_time, rule_id, account, region, owner,
+	// state and id, such as "monthly_cost desc, id". Empty: "first_seen desc".
+	OrderBy string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	// Fields of Finding to return, such as "id,severity,resource.arn". Empty: all.
+	ReadMask      *fieldmaskpb.FieldMask `protobuf:"bytes,5,opt,name=read_mask,json=readMask,proto3" json:"read_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -189,6 +276,13 @@ func (x *ListFindingsRequest) GetOrderBy() string {
 		return x.OrderBy
 	}
 	return ""
+}
+
+func (x *ListFindingsRequest) GetReadMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.ReadMask
+	}
+	return nil
 }
 
 // ListFindingsResponse is a page of findings.
@@ -493,21 +587,1619 @@ func (x *WatchFindingsResponse) GetResumeToken() string {
 	return ""
 }
 
+// Totals count findings and add up what they cost.
+type Totals struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Findings.
+	Findings int64 `protobuf:"varint,1,opt,name=findings,proto3" json:"findings,omitempty"`
+	// USD a month of those whose cost is known, lower bounds.
+	MonthlyCostLow float64 `protobuf:"fixed64,2,opt,name=monthly_cost_low,json=monthlyCostLow,proto3" json:"monthly_cost_low,omitempty"`
+	// USD a month of those whose cost is known, upper bounds.
+	MonthlyCostHigh float64 `protobuf:"fixed64,3,opt,name=monthly_cost_high,json=monthlyCostHigh,proto3" json:"monthly_cost_high,omitempty"`
+	// Findings of category WASTE whose cost is unknown; they cost more than nothing.
+	UnknownCosts  int64 `protobuf:"varint,4,opt,name=unknown_costs,json=unknownCosts,proto3" json:"unknown_costs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Totals) Reset() {
+	*x = Totals{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Totals) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Totals) ProtoMessage() {}
+
+func (x *Totals) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Totals.ProtoReflect.Descriptor instead.
+func (*Totals) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Totals) GetFindings() int64 {
+	if x != nil {
+		return x.Findings
+	}
+	return 0
+}
+
+func (x *Totals) GetMonthlyCostLow() float64 {
+	if x != nil {
+		return x.MonthlyCostLow
+	}
+	return 0
+}
+
+func (x *Totals) GetMonthlyCostHigh() float64 {
+	if x != nil {
+		return x.MonthlyCostHigh
+	}
+	return 0
+}
+
+func (x *Totals) GetUnknownCosts() int64 {
+	if x != nil {
+		return x.UnknownCosts
+	}
+	return 0
+}
+
+// FacetValue is one of the values of a facet.
+type FacetValue struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in filters; empty where findings have none.
+	Value string `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
+	// Of the findings with this value.
+	Totals        *Totals `protobuf:"bytes,2,opt,name=totals,proto3" json:"totals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FacetValue) Reset() {
+	*x = FacetValue{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FacetValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FacetValue) ProtoMessage() {}
+
+func (x *FacetValue) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FacetValue.ProtoReflect.Descriptor instead.
+func (*FacetValue) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *FacetValue) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *FacetValue) GetTotals() *Totals {
+	if x != nil {
+		return x.Totals
+	}
+	return nil
+}
+
+// FacetCounts are the values of a facet.
+type FacetCounts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which.
+	Facet Facet `protobuf:"varint,1,opt,name=facet,proto3,enum=nightshift.finding.v1.Facet" json:"facet,omitempty"`
+	// The one with the most findings first.
+	Values []*FacetValue `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	// Values left out since there are more than facet_size.
+	MoreValues    int64 `protobuf:"varint,3,opt,name=more_values,json=moreValues,proto3" json:"more_values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FacetCounts) Reset() {
+	*x = FacetCounts{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FacetCounts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FacetCounts) ProtoMessage() {}
+
+func (x *FacetCounts) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FacetCounts.ProtoReflect.Descriptor instead.
+func (*FacetCounts) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *FacetCounts) GetFacet() Facet {
+	if x != nil {
+		return x.Facet
+	}
+	return Facet_FACET_UNSPECIFIED
+}
+
+func (x *FacetCounts) GetValues() []*FacetValue {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *FacetCounts) GetMoreValues() int64 {
+	if x != nil {
+		return x.MoreValues
+	}
+	return 0
+}
+
+// SummarizeFindingsRequest says what to count.
+type SummarizeFindingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Filter as in ListFindings. Empty: all. Over id, resource, time, cost or tags every finding is looked at, which takes
+	// seconds for a million; over rule_id, category, state, severity, account, region, owner and acknowledged it does not.
+	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Facets to return. Empty: only totals.
+	Facets []Facet `protobuf:"varint,2,rep,packed,name=facets,proto3,enum=nightshift.finding.v1.Facet" json:"facets,omitempty"`
+	// Most values of a facet: 0 means 20, above 1000 means 1000.
+	FacetSize     int32 `protobuf:"varint,3,opt,name=facet_size,json=facetSize,proto3" json:"facet_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SummarizeFindingsRequest) Reset() {
+	*x = SummarizeFindingsRequest{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SummarizeFindingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SummarizeFindingsRequest) ProtoMessage() {}
+
+func (x *SummarizeFindingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SummarizeFindingsRequest.ProtoReflect.Descriptor instead.
+func (*SummarizeFindingsRequest) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SummarizeFindingsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *SummarizeFindingsRequest) GetFacets() []Facet {
+	if x != nil {
+		return x.Facets
+	}
+	return nil
+}
+
+func (x *SummarizeFindingsRequest) GetFacetSize() int32 {
+	if x != nil {
+		return x.FacetSize
+	}
+	return 0
+}
+
+// SummarizeFindingsResponse holds the sums.
+type SummarizeFindingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of all that match.
+	Totals *Totals `protobuf:"bytes,1,opt,name=totals,proto3" json:"totals,omitempty"`
+	// In the order asked for.
+	Facets        []*FacetCounts `protobuf:"bytes,2,rep,name=facets,proto3" json:"facets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SummarizeFindingsResponse) Reset() {
+	*x = SummarizeFindingsResponse{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SummarizeFindingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SummarizeFindingsResponse) ProtoMessage() {}
+
+func (x *SummarizeFindingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SummarizeFindingsResponse.ProtoReflect.Descriptor instead.
+func (*SummarizeFindingsResponse) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SummarizeFindingsResponse) GetTotals() *Totals {
+	if x != nil {
+		return x.Totals
+	}
+	return nil
+}
+
+func (x *SummarizeFindingsResponse) GetFacets() []*FacetCounts {
+	if x != nil {
+		return x.Facets
+	}
+	return nil
+}
+
+// ListFindingDaysRequest says which days.
+type ListFindingDaysRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Filter as in ListFindings, over account, region, rule_id and category. Empty: all.
+	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// First day, such as 2026-03-31, in UTC. Empty: 29 days before end_date.
+	StartDate string `protobuf:"bytes,2,opt,name=start_date,json=startDate,proto3" json:"start_date,omitempty"`
+	// Last day. Empty: today. At most 1,100 days from the first.
+	EndDate       string `protobuf:"bytes,3,opt,name=end_date,json=endDate,proto3" json:"end_date,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFindingDaysRequest) Reset() {
+	*x = ListFindingDaysRequest{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFindingDaysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFindingDaysRequest) ProtoMessage() {}
+
+func (x *ListFindingDaysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFindingDaysRequest.ProtoReflect.Descriptor instead.
+func (*ListFindingDaysRequest) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListFindingDaysRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListFindingDaysRequest) GetStartDate() string {
+	if x != nil {
+		return x.StartDate
+	}
+	return ""
+}
+
+func (x *ListFindingDaysRequest) GetEndDate() string {
+	if x != nil {
+		return x.EndDate
+	}
+	return ""
+}
+
+// FindingDay is what became of findings in a day. Money is USD a month, of costs that are known; days are those of the scans.
+type FindingDay struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The day, such as 2026-03-31, in UTC.
+	Date string `protobuf:"bytes,1,opt,name=date,proto3" json:"date,omitempty"`
+	// Findings open or reopened at its end.
+	Open int64 `protobuf:"varint,2,opt,name=open,proto3" json:"open,omitempty"`
+	// Lower bound of what those cost.
+	MonthlyCostLow float64 `protobuf:"fixed64,3,opt,name=monthly_cost_low,json=monthlyCostLow,proto3" json:"monthly_cost_low,omitempty"`
+	// Upper bound of what those cost.
+	MonthlyCostHigh float64 `protobuf:"fixed64,4,opt,name=monthly_cost_high,json=monthlyCostHigh,proto3" json:"monthly_cost_high,omitempty"`
+	// Findings that opened.
+	Opened int64 `protobuf:"varint,5,opt,name=opened,proto3" json:"opened,omitempty"`
+	// Findings that reopened.
+	Reopened int64 `protobuf:"varint,6,opt,name=reopened,proto3" json:"reopened,omitempty"`
+	// Findings that were resolved.
+	Resolved int64 `protobuf:"varint,7,opt,name=resolved,proto3" json:"resolved,omitempty"`
+	// Findings that were exempted.
+	Exempted int64 `protobuf:"varint,8,opt,name=exempted,proto3" json:"exempted,omitempty"`
+	// Lower bound of what waste that was resolved had cost.
+	SavedLow float64 `protobuf:"fixed64,9,opt,name=saved_low,json=savedLow,proto3" json:"saved_low,omitempty"`
+	// Upper bound of what waste that was resolved had cost.
+	SavedHigh float64 `protobuf:"fixed64,10,opt,name=saved_high,json=savedHigh,proto3" json:"saved_high,omitempty"`
+	// Findings of waste that were resolved and whose cost was unknown.
+	SavedUnknown int64 `protobuf:"varint,11,opt,name=saved_unknown,json=savedUnknown,proto3" json:"saved_unknown,omitempty"`
+	// Lower bound of what waste costs that came back after it was resolved.
+	LostLow float64 `protobuf:"fixed64,12,opt,name=lost_low,json=lostLow,proto3" json:"lost_low,omitempty"`
+	// Upper bound of what waste costs that came back after it was resolved.
+	LostHigh      float64 `protobuf:"fixed64,13,opt,name=lost_high,json=lostHigh,proto3" json:"lost_high,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindingDay) Reset() {
+	*x = FindingDay{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindingDay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindingDay) ProtoMessage() {}
+
+func (x *FindingDay) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindingDay.ProtoReflect.Descriptor instead.
+func (*FindingDay) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *FindingDay) GetDate() string {
+	if x != nil {
+		return x.Date
+	}
+	return ""
+}
+
+func (x *FindingDay) GetOpen() int64 {
+	if x != nil {
+		return x.Open
+	}
+	return 0
+}
+
+func (x *FindingDay) GetMonthlyCostLow() float64 {
+	if x != nil {
+		return x.MonthlyCostLow
+	}
+	return 0
+}
+
+func (x *FindingDay) GetMonthlyCostHigh() float64 {
+	if x != nil {
+		return x.MonthlyCostHigh
+	}
+	return 0
+}
+
+func (x *FindingDay) GetOpened() int64 {
+	if x != nil {
+		return x.Opened
+	}
+	return 0
+}
+
+func (x *FindingDay) GetReopened() int64 {
+	if x != nil {
+		return x.Reopened
+	}
+	return 0
+}
+
+func (x *FindingDay) GetResolved() int64 {
+	if x != nil {
+		return x.Resolved
+	}
+	return 0
+}
+
+func (x *FindingDay) GetExempted() int64 {
+	if x != nil {
+		return x.Exempted
+	}
+	return 0
+}
+
+func (x *FindingDay) GetSavedLow() float64 {
+	if x != nil {
+		return x.SavedLow
+	}
+	return 0
+}
+
+func (x *FindingDay) GetSavedHigh() float64 {
+	if x != nil {
+		return x.SavedHigh
+	}
+	return 0
+}
+
+func (x *FindingDay) GetSavedUnknown() int64 {
+	if x != nil {
+		return x.SavedUnknown
+	}
+	return 0
+}
+
+func (x *FindingDay) GetLostLow() float64 {
+	if x != nil {
+		return x.LostLow
+	}
+	return 0
+}
+
+func (x *FindingDay) GetLostHigh() float64 {
+	if x != nil {
+		return x.LostHigh
+	}
+	return 0
+}
+
+// ListFindingDaysResponse holds every day asked for.
+type ListFindingDaysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The oldest first, without gaps.
+	Days          []*FindingDay `protobuf:"bytes,1,rep,name=days,proto3" json:"days,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFindingDaysResponse) Reset() {
+	*x = ListFindingDaysResponse{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFindingDaysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFindingDaysResponse) ProtoMessage() {}
+
+func (x *ListFindingDaysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFindingDaysResponse.ProtoReflect.Descriptor instead.
+func (*ListFindingDaysResponse) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListFindingDaysResponse) GetDays() []*FindingDay {
+	if x != nil {
+		return x.Days
+	}
+	return nil
+}
+
+// FindingRef names a finding that is to be changed.
+type FindingRef struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Finding id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Only when the finding still has this etag. Empty: however it is.
+	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindingRef) Reset() {
+	*x = FindingRef{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindingRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindingRef) ProtoMessage() {}
+
+func (x *FindingRef) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindingRef.ProtoReflect.Descriptor instead.
+func (*FindingRef) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *FindingRef) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *FindingRef) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// Acknowledge says that the actor knows about a finding. One that is acknowledged already is so anew; one that is resolved
+// cannot be.
+type Acknowledge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is to be said about it; may be empty.
+	Note string `protobuf:"bytes,1,opt,name=note,proto3" json:"note,omitempty"`
+	// When it ends, in the future; unset: when the finding changes.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Acknowledge) Reset() {
+	*x = Acknowledge{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Acknowledge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Acknowledge) ProtoMessage() {}
+
+func (x *Acknowledge) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Acknowledge.ProtoReflect.Descriptor instead.
+func (*Acknowledge) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Acknowledge) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *Acknowledge) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// Unacknowledge takes an acknowledgement back. Nothing happens where there is none.
+type Unacknowledge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unacknowledge) Reset() {
+	*x = Unacknowledge{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unacknowledge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unacknowledge) ProtoMessage() {}
+
+func (x *Unacknowledge) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unacknowledge.ProtoReflect.Descriptor instead.
+func (*Unacknowledge) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{18}
+}
+
+// Assign makes somebody the owner of a finding, over what its resource says. Nothing happens where he is already.
+type Assign struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The owner, such as a team or an address; empty: the one it has by itself.
+	Assignee      string `protobuf:"bytes,1,opt,name=assignee,proto3" json:"assignee,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Assign) Reset() {
+	*x = Assign{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Assign) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Assign) ProtoMessage() {}
+
+func (x *Assign) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Assign.ProtoReflect.Descriptor instead.
+func (*Assign) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Assign) GetAssignee() string {
+	if x != nil {
+		return x.Assignee
+	}
+	return ""
+}
+
+// Comment says something about a finding.
+type Comment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What.
+	Text          string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Comment) Reset() {
+	*x = Comment{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Comment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Comment) ProtoMessage() {}
+
+func (x *Comment) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Comment.ProtoReflect.Descriptor instead.
+func (*Comment) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Comment) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// BatchUpdateFindingsRequest says what to do to which findings.
+type BatchUpdateFindingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Findings, none of them twice.
+	Findings []*FindingRef `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
+	// Who does it.
+	Actor string `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
+	// What to do.
+	//
+	// Types that are valid to be assigned to Action:
+	//
+	//	*BatchUpdateFindingsRequest_Acknowledge
+	//	*BatchUpdateFindingsRequest_Unacknowledge
+	//	*BatchUpdateFindingsRequest_Assign
+	//	*BatchUpdateFindingsRequest_Comment
+	Action isBatchUpdateFindingsRequest_Action `protobuf_oneof:"action"`
+	// Makes asking again safe: within a day the same id has the same answer and does nothing more. Empty: none.
+	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchUpdateFindingsRequest) Reset() {
+	*x = BatchUpdateFindingsRequest{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchUpdateFindingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchUpdateFindingsRequest) ProtoMessage() {}
+
+func (x *BatchUpdateFindingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchUpdateFindingsRequest.ProtoReflect.Descriptor instead.
+func (*BatchUpdateFindingsRequest) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *BatchUpdateFindingsRequest) GetFindings() []*FindingRef {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *BatchUpdateFindingsRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *BatchUpdateFindingsRequest) GetAction() isBatchUpdateFindingsRequest_Action {
+	if x != nil {
+		return x.Action
+	}
+	return nil
+}
+
+func (x *BatchUpdateFindingsRequest) GetAcknowledge() *Acknowledge {
+	if x != nil {
+		if x, ok := x.Action.(*BatchUpdateFindingsRequest_Acknowledge); ok {
+			return x.Acknowledge
+		}
+	}
+	return nil
+}
+
+func (x *BatchUpdateFindingsRequest) GetUnacknowledge() *Unacknowledge {
+	if x != nil {
+		if x, ok := x.Action.(*BatchUpdateFindingsRequest_Unacknowledge); ok {
+			return x.Unacknowledge
+		}
+	}
+	return nil
+}
+
+func (x *BatchUpdateFindingsRequest) GetAssign() *Assign {
+	if x != nil {
+		if x, ok := x.Action.(*BatchUpdateFindingsRequest_Assign); ok {
+			return x.Assign
+		}
+	}
+	return nil
+}
+
+func (x *BatchUpdateFindingsRequest) GetComment() *Comment {
+	if x != nil {
+		if x, ok := x.Action.(*BatchUpdateFindingsRequest_Comment); ok {
+			return x.Comment
+		}
+	}
+	return nil
+}
+
+func (x *BatchUpdateFindingsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type isBatchUpdateFindingsRequest_Action interface {
+	isBatchUpdateFindingsRequest_Action()
+}
+
+type BatchUpdateFindingsRequest_Acknowledge struct {
+	// Say that one knows.
+	Acknowledge *Acknowledge `protobuf:"bytes,3,opt,name=acknowledge,proto3,oneof"`
+}
+
+type BatchUpdateFindingsRequest_Unacknowledge struct {
+	// Take that back.
+	Unacknowledge *Unacknowledge `protobuf:"bytes,4,opt,name=unacknowledge,proto3,oneof"`
+}
+
+type BatchUpdateFindingsRequest_Assign struct {
+	// Give it to an owner.
+	Assign *Assign `protobuf:"bytes,5,opt,name=assign,proto3,oneof"`
+}
+
+type BatchUpdateFindingsRequest_Comment struct {
+	// Say something.
+	Comment *Comment `protobuf:"bytes,6,opt,name=comment,proto3,oneof"`
+}
+
+func (*BatchUpdateFindingsRequest_Acknowledge) isBatchUpdateFindingsRequest_Action() {}
+
+func (*BatchUpdateFindingsRequest_Unacknowledge) isBatchUpdateFindingsRequest_Action() {}
+
+func (*BatchUpdateFindingsRequest_Assign) isBatchUpdateFindingsRequest_Action() {}
+
+func (*BatchUpdateFindingsRequest_Comment) isBatchUpdateFindingsRequest_Action() {}
+
+// FindingResult is what became of one finding.
+type FindingResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Finding id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The finding as it is now, without evidence; unset with an error.
+	Finding *Finding `protobuf:"bytes,2,opt,name=finding,proto3" json:"finding,omitempty"`
+	// Why it was not changed; unset when it was.
+	Error         *FindingError `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindingResult) Reset() {
+	*x = FindingResult{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindingResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindingResult) ProtoMessage() {}
+
+func (x *FindingResult) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindingResult.ProtoReflect.Descriptor instead.
+func (*FindingResult) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *FindingResult) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *FindingResult) GetFinding() *Finding {
+	if x != nil {
+		return x.Finding
+	}
+	return nil
+}
+
+func (x *FindingResult) GetError() *FindingError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// FindingError says why a finding was not changed.
+type FindingError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// gRPC's status code, such as 5 for NOT_FOUND.
+	Code int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	// For programs, such as FINDING_NOT_FOUND.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// For people.
+	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindingError) Reset() {
+	*x = FindingError{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindingError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindingError) ProtoMessage() {}
+
+func (x *FindingError) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindingError.ProtoReflect.Descriptor instead.
+func (*FindingError) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *FindingError) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *FindingError) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *FindingError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// BatchUpdateFindingsResponse says what became of each.
+type BatchUpdateFindingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the request.
+	Results       []*FindingResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchUpdateFindingsResponse) Reset() {
+	*x = BatchUpdateFindingsResponse{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchUpdateFindingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchUpdateFindingsResponse) ProtoMessage() {}
+
+func (x *BatchUpdateFindingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchUpdateFindingsResponse.ProtoReflect.Descriptor instead.
+func (*BatchUpdateFindingsResponse) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *BatchUpdateFindingsResponse) GetResults() []*FindingResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// ListHoldsRequest asks for a page of holds.
+type ListHoldsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Most holds to return: 0 means 50, above 1000 means 1000.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Token of the page before; empty for the first.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHoldsRequest) Reset() {
+	*x = ListHoldsRequest{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHoldsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHoldsRequest) ProtoMessage() {}
+
+func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHoldsRequest.ProtoReflect.Descriptor instead.
+func (*ListHoldsRequest) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListHoldsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListHoldsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListHoldsResponse is a page of holds.
+type ListHoldsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Oldest first.
+	Holds []*Hold `protobuf:"bytes,1,rep,name=holds,proto3" json:"holds,omitempty"`
+	// Token of the next page; empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHoldsResponse) Reset() {
+	*x = ListHoldsResponse{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHoldsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHoldsResponse) ProtoMessage() {}
+
+func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHoldsResponse.ProtoReflect.Descriptor instead.
+func (*ListHoldsResponse) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListHoldsResponse) GetHolds() []*Hold {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+func (x *ListHoldsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// ListHeldTransitionsRequest names a run.
+type ListHeldTransitionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The run.
+	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// Most transitions to return: 0 means 50, above 1000 means 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Token of the page before; empty for the first.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHeldTransitionsRequest) Reset() {
+	*x = ListHeldTransitionsRequest{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHeldTransitionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHeldTransitionsRequest) ProtoMessage() {}
+
+func (x *ListHeldTransitionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHeldTransitionsRequest.ProtoReflect.Descriptor instead.
+func (*ListHeldTransitionsRequest) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListHeldTransitionsRequest) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *ListHeldTransitionsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListHeldTransitionsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListHeldTransitionsResponse is a page of what is held.
+type ListHeldTransitionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of finding ids.
+	Transitions []*HeldTransition `protobuf:"bytes,1,rep,name=transitions,proto3" json:"transitions,omitempty"`
+	// Token of the next page; empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHeldTransitionsResponse) Reset() {
+	*x = ListHeldTransitionsResponse{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHeldTransitionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHeldTransitionsResponse) ProtoMessage() {}
+
+func (x *ListHeldTransitionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHeldTransitionsResponse.ProtoReflect.Descriptor instead.
+func (*ListHeldTransitionsResponse) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListHeldTransitionsResponse) GetTransitions() []*HeldTransition {
+	if x != nil {
+		return x.Transitions
+	}
+	return nil
+}
+
+func (x *ListHeldTransitionsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// ReleaseHoldRequest names what to let happen.
+type ReleaseHoldRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The run.
+	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// Only in this account. Empty: in all.
+	Account string `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	// Who does it.
+	Actor         string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseHoldRequest) Reset() {
+	*x = ReleaseHoldRequest{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseHoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseHoldRequest) ProtoMessage() {}
+
+func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseHoldRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseHoldRequest) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ReleaseHoldRequest) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *ReleaseHoldRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *ReleaseHoldRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+// ReleaseHoldResponse says what happened.
+type ReleaseHoldResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Findings that were opened, reopened, exempted or resolved.
+	Released int64 `protobuf:"varint,1,opt,name=released,proto3" json:"released,omitempty"`
+	// What came to nothing, since newer scans had said otherwise.
+	Outdated      int64 `protobuf:"varint,2,opt,name=outdated,proto3" json:"outdated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseHoldResponse) Reset() {
+	*x = ReleaseHoldResponse{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseHoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseHoldResponse) ProtoMessage() {}
+
+func (x *ReleaseHoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseHoldResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseHoldResponse) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ReleaseHoldResponse) GetReleased() int64 {
+	if x != nil {
+		return x.Released
+	}
+	return 0
+}
+
+func (x *ReleaseHoldResponse) GetOutdated() int64 {
+	if x != nil {
+		return x.Outdated
+	}
+	return 0
+}
+
+// DiscardHoldRequest names what to forget.
+type DiscardHoldRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The run.
+	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// Only in this account. Empty: in all.
+	Account string `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	// Who does it.
+	Actor         string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardHoldRequest) Reset() {
+	*x = DiscardHoldRequest{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardHoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardHoldRequest) ProtoMessage() {}
+
+func (x *DiscardHoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardHoldRequest.ProtoReflect.Descriptor instead.
+func (*DiscardHoldRequest) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *DiscardHoldRequest) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *DiscardHoldRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *DiscardHoldRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+// DiscardHoldResponse says what was forgotten.
+type DiscardHoldResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Transitions that are no longer held.
+	Discarded     int64 `protobuf:"varint,1,opt,name=discarded,proto3" json:"discarded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardHoldResponse) Reset() {
+	*x = DiscardHoldResponse{}
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardHoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardHoldResponse) ProtoMessage() {}
+
+func (x *DiscardHoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nightshift_finding_v1_finding_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardHoldResponse.ProtoReflect.Descriptor instead.
+func (*DiscardHoldResponse) Descriptor() ([]byte, []int) {
+	return file_nightshift_finding_v1_finding_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *DiscardHoldResponse) GetDiscarded() int64 {
+	if x != nil {
+		return x.Discarded
+	}
+	return 0
+}
+
 var File_nightshift_finding_v1_finding_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_finding_v1_finding_service_proto_rawDesc = "" +
 	"\n" +
-	"+nightshift/finding/v1/finding_service.proto\x12\x15nightshift.finding.v1\x1a\x1bbuf/validate/validate.proto\x1a#nightshift/finding/v1/finding.proto\":\n" +
+	"+nightshift/finding/v1/finding_service.proto\x12\x15nightshift.finding.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#nightshift/finding/v1/finding.proto\x1a nightshift/finding/v1/hold.proto\"s\n" +
 	"\x11GetFindingRequest\x12%\n" +
-	"\x02id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\x02id\"N\n" +
+	"\x02id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\x02id\x127\n" +
+	"\tread_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\breadMask\"N\n" +
 	"\x12GetFindingResponse\x128\n" +
-	"\afinding\x18\x01 \x01(\v2\x1e.nightshift.finding.v1.FindingR\afinding\"\xa1\x01\n" +
+	"\afinding\x18\x01 \x01(\v2\x1e.nightshift.finding.v1.FindingR\afinding\"\xda\x01\n" +
 	"\x13ListFindingsRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\x12 \n" +
 	"\x06filter\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xa0\x1fR\x06filter\x12#\n" +
-	"\border_by\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\aorderBy\"z\n" +
+	"\border_by\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\aorderBy\x127\n" +
+	"\tread_mask\x18\x05 \x01(\v2\x1a.google.protobuf.FieldMaskR\breadMask\"z\n" +
 	"\x14ListFindingsResponse\x12:\n" +
 	"\bfindings\x18\x01 \x03(\v2\x1e.nightshift.finding.v1.FindingR\bfindings\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x93\x01\n" +
@@ -530,13 +2222,144 @@ const file_nightshift_finding_v1_finding_service_proto_rawDesc = "" +
 	"\n" +
 	"transition\x18\x02 \x01(\v2!.nightshift.finding.v1.TransitionR\n" +
 	"transition\x12!\n" +
-	"\fresume_token\x18\x03 \x01(\tR\vresumeToken2\xbc\x03\n" +
+	"\fresume_token\x18\x03 \x01(\tR\vresumeToken\"\x9f\x01\n" +
+	"\x06Totals\x12\x1a\n" +
+	"\bfindings\x18\x01 \x01(\x03R\bfindings\x12(\n" +
+	"\x10monthly_cost_low\x18\x02 \x01(\x01R\x0emonthlyCostLow\x12*\n" +
+	"\x11monthly_cost_high\x18\x03 \x01(\x01R\x0fmonthlyCostHigh\x12#\n" +
+	"\runknown_costs\x18\x04 \x01(\x03R\funknownCosts\"Y\n" +
+	"\n" +
+	"FacetValue\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\tR\x05value\x125\n" +
+	"\x06totals\x18\x02 \x01(\v2\x1d.nightshift.finding.v1.TotalsR\x06totals\"\x9d\x01\n" +
+	"\vFacetCounts\x122\n" +
+	"\x05facet\x18\x01 \x01(\x0e2\x1c.nightshift.finding.v1.FacetR\x05facet\x129\n" +
+	"\x06values\x18\x02 \x03(\v2!.nightshift.finding.v1.FacetValueR\x06values\x12\x1f\n" +
+	"\vmore_values\x18\x03 \x01(\x03R\n" +
+	"moreValues\"\xad\x01\n" +
+	"\x18SummarizeFindingsRequest\x12 \n" +
+	"\x06filter\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xa0\x1fR\x06filter\x12G\n" +
+	"\x06facets\x18\x02 \x03(\x0e2\x1c.nightshift.finding.v1.FacetB\x11\xbaH\x0e\x92\x01\v\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x06facets\x12&\n" +
+	"\n" +
+	"facet_size\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\tfacetSize\"\x8e\x01\n" +
+	"\x19SummarizeFindingsResponse\x125\n" +
+	"\x06totals\x18\x01 \x01(\v2\x1d.nightshift.finding.v1.TotalsR\x06totals\x12:\n" +
+	"\x06facets\x18\x02 \x03(\v2\".nightshift.finding.v1.FacetCountsR\x06facets\"\xc4\x01\n" +
+	"\x16ListFindingDaysRequest\x12 \n" +
+	"\x06filter\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xa0\x1fR\x06filter\x12E\n" +
+	"\n" +
+	"start_date\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$R\tstartDate\x12A\n" +
+	"\bend_date\x18\x03 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$R\aendDate\"\x8f\x03\n" +
+	"\n" +
+	"FindingDay\x12\x12\n" +
+	"\x04date\x18\x01 \x01(\tR\x04date\x12\x12\n" +
+	"\x04open\x18\x02 \x01(\x03R\x04open\x12(\n" +
+	"\x10monthly_cost_low\x18\x03 \x01(\x01R\x0emonthlyCostLow\x12*\n" +
+	"\x11monthly_cost_high\x18\x04 \x01(\x01R\x0fmonthlyCostHigh\x12\x16\n" +
+	"\x06opened\x18\x05 \x01(\x03R\x06opened\x12\x1a\n" +
+	"\breopened\x18\x06 \x01(\x03R\breopened\x12\x1a\n" +
+	"\bresolved\x18\a \x01(\x03R\bresolved\x12\x1a\n" +
+	"\bexempted\x18\b \x01(\x03R\bexempted\x12\x1b\n" +
+	"\tsaved_low\x18\t \x01(\x01R\bsavedLow\x12\x1d\n" +
+	"\n" +
+	"saved_high\x18\n" +
+	" \x01(\x01R\tsavedHigh\x12#\n" +
+	"\rsaved_unknown\x18\v \x01(\x03R\fsavedUnknown\x12\x19\n" +
+	"\blost_low\x18\f \x01(\x01R\alostLow\x12\x1b\n" +
+	"\tlost_high\x18\r \x01(\x01R\blostHigh\"P\n" +
+	"\x17ListFindingDaysResponse\x125\n" +
+	"\x04days\x18\x01 \x03(\v2!.nightshift.finding.v1.FindingDayR\x04days\"P\n" +
+	"\n" +
+	"FindingRef\x12%\n" +
+	"\x02id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\x02id\x12\x1b\n" +
+	"\x04etag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"h\n" +
+	"\vAcknowledge\x12\x1c\n" +
+	"\x04note\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xd0\x0fR\x04note\x12;\n" +
+	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\x0f\n" +
+	"\rUnacknowledge\".\n" +
+	"\x06Assign\x12$\n" +
+	"\bassignee\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\bassignee\")\n" +
+	"\aComment\x12\x1e\n" +
+	"\x04text\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xa0\x1fR\x04text\"\xdf\x03\n" +
+	"\x1aBatchUpdateFindingsRequest\x12J\n" +
+	"\bfindings\x18\x01 \x03(\v2!.nightshift.finding.v1.FindingRefB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\bfindings\x12 \n" +
+	"\x05actor\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x05actor\x12F\n" +
+	"\vacknowledge\x18\x03 \x01(\v2\".nightshift.finding.v1.AcknowledgeH\x00R\vacknowledge\x12L\n" +
+	"\runacknowledge\x18\x04 \x01(\v2$.nightshift.finding.v1.UnacknowledgeH\x00R\runacknowledge\x127\n" +
+	"\x06assign\x18\x05 \x01(\v2\x1d.nightshift.finding.v1.AssignH\x00R\x06assign\x12:\n" +
+	"\acomment\x18\x06 \x01(\v2\x1e.nightshift.finding.v1.CommentH\x00R\acomment\x127\n" +
+	"\n" +
+	"request_id\x18\a \x01(\tB\x18\xbaH\x15r\x132\x11^[a-z0-9-]{0,64}$R\trequestIdB\x0f\n" +
+	"\x06action\x12\x05\xbaH\x02\b\x01\"\x94\x01\n" +
+	"\rFindingResult\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
+	"\afinding\x18\x02 \x01(\v2\x1e.nightshift.finding.v1.FindingR\afinding\x129\n" +
+	"\x05error\x18\x03 \x01(\v2#.nightshift.finding.v1.FindingErrorR\x05error\"T\n" +
+	"\fFindingError\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"]\n" +
+	"\x1bBatchUpdateFindingsResponse\x12>\n" +
+	"\aresults\x18\x01 \x03(\v2$.nightshift.finding.v1.FindingResultR\aresults\"W\n" +
+	"\x10ListHoldsRequest\x12$\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"n\n" +
+	"\x11ListHoldsResponse\x121\n" +
+	"\x05holds\x18\x01 \x03(\v2\x1b.nightshift.finding.v1.HoldR\x05holds\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x84\x01\n" +
+	"\x1aListHeldTransitionsRequest\x12!\n" +
+	"\x06run_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xac\x02R\x05runId\x12$\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x8e\x01\n" +
+	"\x1bListHeldTransitionsResponse\x12G\n" +
+	"\vtransitions\x18\x01 \x03(\v2%.nightshift.finding.v1.HeldTransitionR\vtransitions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"|\n" +
+	"\x12ReleaseHoldRequest\x12!\n" +
+	"\x06run_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xac\x02R\x05runId\x12!\n" +
+	"\aaccount\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\aaccount\x12 \n" +
+	"\x05actor\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x05actor\"M\n" +
+	"\x13ReleaseHoldResponse\x12\x1a\n" +
+	"\breleased\x18\x01 \x01(\x03R\breleased\x12\x1a\n" +
+	"\boutdated\x18\x02 \x01(\x03R\boutdated\"|\n" +
+	"\x12DiscardHoldRequest\x12!\n" +
+	"\x06run_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xac\x02R\x05runId\x12!\n" +
+	"\aaccount\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\aaccount\x12 \n" +
+	"\x05actor\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x05actor\"3\n" +
+	"\x13DiscardHoldResponse\x12\x1c\n" +
+	"\tdiscarded\x18\x01 \x01(\x03R\tdiscarded*\x9d\x01\n" +
+	"\x05Facet\x12\x15\n" +
+	"\x11FACET_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eFACET_SEVERITY\x10\x01\x12\x0e\n" +
+	"\n" +
+	"FACET_RULE\x10\x02\x12\x11\n" +
+	"\rFACET_ACCOUNT\x10\x03\x12\x10\n" +
+	"\fFACET_REGION\x10\x04\x12\x0f\n" +
+	"\vFACET_OWNER\x10\x05\x12\x12\n" +
+	"\x0eFACET_CATEGORY\x10\x06\x12\x0f\n" +
+	"\vFACET_STATE\x10\a2\xce\t\n" +
 	"\x0eFindingService\x12a\n" +
 	"\n" +
 	"GetFinding\x12(.nightshift.finding.v1.GetFindingRequest\x1a).nightshift.finding.v1.GetFindingResponse\x12g\n" +
 	"\fListFindings\x12*.nightshift.finding.v1.ListFindingsRequest\x1a+.nightshift.finding.v1.ListFindingsResponse\x12p\n" +
 	"\x0fListTransitions\x12-.nightshift.finding.v1.ListTransitionsRequest\x1a..nightshift.finding.v1.ListTransitionsResponse\x12l\n" +
-	"\rWatchFindings\x12+.nightshift.finding.v1.WatchFindingsRequest\x1a,.nightshift.finding.v1.WatchFindingsResponse0\x01B\xda\x01\n" +
+	"\rWatchFindings\x12+.nightshift.finding.v1.WatchFindingsRequest\x1a,.nightshift.finding.v1.WatchFindingsResponse0\x01\x12v\n" +
+	"\x11SummarizeFindings\x12/.nightshift.finding.v1.SummarizeFindingsRequest\x1a0.nightshift.finding.v1.SummarizeFindingsResponse\x12p\n" +
+	"\x0fListFindingDays\x12-.nightshift.finding.v1.ListFindingDaysRequest\x1a..nightshift.finding.v1.ListFindingDaysResponse\x12|\n" +
+	"\x13BatchUpdateFindings\x121.nightshift.finding.v1.BatchUpdateFindingsRequest\x1a2.nightshift.finding.v1.BatchUpdateFindingsResponse\x12^\n" +
+	"\tListHolds\x12'.nightshift.finding.v1.ListHoldsRequest\x1a(.nightshift.finding.v1.ListHoldsResponse\x12|\n" +
+	"\x13ListHeldTransitions\x121.nightshift.finding.v1.ListHeldTransitionsRequest\x1a2.nightshift.finding.v1.ListHeldTransitionsResponse\x12d\n" +
+	"\vReleaseHold\x12).nightshift.finding.v1.ReleaseHoldRequest\x1a*.nightshift.finding.v1.ReleaseHoldResponse\x12d\n" +
+	"\vDiscardHold\x12).nightshift.finding.v1.DiscardHoldRequest\x1a*.nightshift.finding.v1.DiscardHoldResponseB\xda\x01\n" +
 	"\x19com.nightshift.finding.v1B\x13FindingServiceProtoP\x01Z2nightshift.dev/gen/nightshift/finding/v1;findingv1\xa2\x02\x03NFX\xaa\x02\x15Nightshift.Finding.V1\xca\x02\x15Nightshift\\Finding\\V1\xe2\x02!Nightshift\\Finding\\V1\\GPBMetadata\xea\x02\x17Nightshift::Finding::V1b\x06proto3"
 
 var (
@@ -551,38 +2374,103 @@ func file_nightshift_finding_v1_finding_service_proto_rawDescGZIP() []byte {
 	return file_nightshift_finding_v1_finding_service_proto_rawDescData
 }
 
-var file_nightshift_finding_v1_finding_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_nightshift_finding_v1_finding_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_nightshift_finding_v1_finding_service_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_nightshift_finding_v1_finding_service_proto_goTypes = []any{
-	(*GetFindingRequest)(nil),       // 0: nightshift.finding.v1.GetFindingRequest
-	(*GetFindingResponse)(nil),      // 1: nightshift.finding.v1.GetFindingResponse
-	(*ListFindingsRequest)(nil),     // 2: nightshift.finding.v1.ListFindingsRequest
-	(*ListFindingsResponse)(nil),    // 3: nightshift.finding.v1.ListFindingsResponse
-	(*ListTransitionsRequest)(nil),  // 4: nightshift.finding.v1.ListTransitionsRequest
-	(*ListTransitionsResponse)(nil), // 5: nightshift.finding.v1.ListTransitionsResponse
-	(*WatchFindingsRequest)(nil),    // 6: nightshift.finding.v1.WatchFindingsRequest
-	(*WatchFindingsResponse)(nil),   // 7: nightshift.finding.v1.WatchFindingsResponse
-	(*Finding)(nil),                 // 8: nightshift.finding.v1.Finding
-	(*Transition)(nil),              // 9: nightshift.finding.v1.Transition
+	(Facet)(0),                          // 0: nightshift.finding.v1.Facet
+	(*GetFindingRequest)(nil),           // 1: nightshift.finding.v1.GetFindingRequest
+	(*GetFindingResponse)(nil),          // 2: nightshift.finding.v1.GetFindingResponse
+	(*ListFindingsRequest)(nil),         // 3: nightshift.finding.v1.ListFindingsRequest
+	(*ListFindingsResponse)(nil),        // 4: nightshift.finding.v1.ListFindingsResponse
+	(*ListTransitionsRequest)(nil),      // 5: nightshift.finding.v1.ListTransitionsRequest
+	(*ListTransitionsResponse)(nil),     // 6: nightshift.finding.v1.ListTransitionsResponse
+	(*WatchFindingsRequest)(nil),        // 7: nightshift.finding.v1.WatchFindingsRequest
+	(*WatchFindingsResponse)(nil),       // 8: nightshift.finding.v1.WatchFindingsResponse
+	(*Totals)(nil),                      // 9: nightshift.finding.v1.Totals
+	(*FacetValue)(nil),                  // 10: nightshift.finding.v1.FacetValue
+	(*FacetCounts)(nil),                 // 11: nightshift.finding.v1.FacetCounts
+	(*SummarizeFindingsRequest)(nil),    // 12: nightshift.finding.v1.SummarizeFindingsRequest
+	(*SummarizeFindingsResponse)(nil),   // 13: nightshift.finding.v1.SummarizeFindingsResponse
+	(*ListFindingDaysRequest)(nil),      // 14: nightshift.finding.v1.ListFindingDaysRequest
+	(*FindingDay)(nil),                  // 15: nightshift.finding.v1.FindingDay
+	(*ListFindingDaysResponse)(nil),     // 16: nightshift.finding.v1.ListFindingDaysResponse
+	(*FindingRef)(nil),                  // 17: nightshift.finding.v1.FindingRef
+	(*Acknowledge)(nil),                 // 18: nightshift.finding.v1.Acknowledge
+	(*Unacknowledge)(nil),               // 19: nightshift.finding.v1.Unacknowledge
+	(*Assign)(nil),                      // 20: nightshift.finding.v1.Assign
+	(*Comment)(nil),                     // 21: nightshift.finding.v1.Comment
+	(*BatchUpdateFindingsRequest)(nil),  // 22: nightshift.finding.v1.BatchUpdateFindingsRequest
+	(*FindingResult)(nil),               // 23: nightshift.finding.v1.FindingResult
+	(*FindingError)(nil),                // 24: nightshift.finding.v1.FindingError
+	(*BatchUpdateFindingsResponse)(nil), // 25: nightshift.finding.v1.BatchUpdateFindingsResponse
+	(*ListHoldsRequest)(nil),            // 26: nightshift.finding.v1.ListHoldsRequest
+	(*ListHoldsResponse)(nil),           // 27: nightshift.finding.v1.ListHoldsResponse
+	(*ListHeldTransitionsRequest)(nil),  // 28: nightshift.finding.v1.ListHeldTransitionsRequest
+	(*ListHeldTransitionsResponse)(nil), // 29: nightshift.finding.v1.ListHeldTransitionsResponse
+	(*ReleaseHoldRequest)(nil),          // 30: nightshift.finding.v1.ReleaseHoldRequest
+	(*ReleaseHoldResponse)(nil),         // 31: nightshift.finding.v1.ReleaseHoldResponse
+	(*DiscardHoldRequest)(nil),          // 32: nightshift.finding.v1.DiscardHoldRequest
+	(*DiscardHoldResponse)(nil),         // 33: nightshift.finding.v1.DiscardHoldResponse
+	(*fieldmaskpb.FieldMask)(nil),       // 34: google.protobuf.FieldMask
+	(*Finding)(nil),                     // 35: nightshift.finding.v1.Finding
+	(*Transition)(nil),                  // 36: nightshift.finding.v1.Transition
+	(*timestamppb.Timestamp)(nil),       // 37: google.protobuf.Timestamp
+	(*Hold)(nil),                        // 38: nightshift.finding.v1.Hold
+	(*HeldTransition)(nil),              // 39: nightshift.finding.v1.HeldTransition
 }
 var file_nightshift_finding_v1_finding_service_proto_depIdxs = []int32{
-	8, // 0: nightshift.finding.v1.GetFindingResponse.finding:type_name -> nightshift.finding.v1.Finding
-	8, // 1: nightshift.finding.v1.ListFindingsResponse.findings:type_name -> nightshift.finding.v1.Finding
-	9, // 2: nightshift.finding.v1.ListTransitionsResponse.transitions:type_name -> nightshift.finding.v1.Transition
-	8, // 3: nightshift.finding.v1.WatchFindingsResponse.finding:type_name -> nightshift.finding.v1.Finding
-	9, // 4: nightshift.finding.v1.WatchFindingsResponse.transition:type_name -> nightshift.finding.v1.Transition
-	0, // 5: nightshift.finding.v1.FindingService.GetFinding:input_type -> nightshift.finding.v1.GetFindingRequest
-	2, // 6: nightshift.finding.v1.FindingService.ListFindings:input_type -> nightshift.finding.v1.ListFindingsRequest
-	4, // 7: nightshift.finding.v1.FindingService.ListTransitions:input_type -> nightshift.finding.v1.ListTransitionsRequest
-	6, // 8: nightshift.finding.v1.FindingService.WatchFindings:input_type -> nightshift.finding.v1.WatchFindingsRequest
-	1, // 9: nightshift.finding.v1.FindingService.GetFinding:output_type -> nightshift.finding.v1.GetFindingResponse
-	3, // 10: nightshift.finding.v1.FindingService.ListFindings:output_type -> nightshift.finding.v1.ListFindingsResponse
-	5, // 11: nightshift.finding.v1.FindingService.ListTransitions:output_type -> nightshift.finding.v1.ListTransitionsResponse
-	7, // 12: nightshift.finding.v1.FindingService.WatchFindings:output_type -> nightshift.finding.v1.WatchFindingsResponse
-	9, // [9:13] is the sub-list for method output_type
-	5, // [5:9] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	34, // 0: nightshift.finding.v1.GetFindingRequest.read_mask:type_name -> google.protobuf.FieldMask
+	35, // 1: nightshift.finding.v1.GetFindingResponse.finding:type_name -> nightshift.finding.v1.Finding
+	34, // 2: nightshift.finding.v1.ListFindingsRequest.read_mask:type_name -> google.protobuf.FieldMask
+	35, // 3: nightshift.finding.v1.ListFindingsResponse.findings:type_name -> nightshift.finding.v1.Finding
+	36, // 4: nightshift.finding.v1.ListTransitionsResponse.transitions:type_name -> nightshift.finding.v1.Transition
+	35, // 5: nightshift.finding.v1.WatchFindingsResponse.finding:type_name -> nightshift.finding.v1.Finding
+	36, // 6: nightshift.finding.v1.WatchFindingsResponse.transition:type_name -> nightshift.finding.v1.Transition
+	9,  // 7: nightshift.finding.v1.FacetValue.totals:type_name -> nightshift.finding.v1.Totals
+	0,  // 8: nightshift.finding.v1.FacetCounts.facet:type_name -> nightshift.finding.v1.Facet
+	10, // 9: nightshift.finding.v1.FacetCounts.values:type_name -> nightshift.finding.v1.FacetValue
+	0,  // 10: nightshift.finding.v1.SummarizeFindingsRequest.facets:type_name -> nightshift.finding.v1.Facet
+	9,  // 11: nightshift.finding.v1.SummarizeFindingsResponse.totals:type_name -> nightshift.finding.v1.Totals
+	11, // 12: nightshift.finding.v1.SummarizeFindingsResponse.facets:type_name -> nightshift.finding.v1.FacetCounts
+	15, // 13: nightshift.finding.v1.ListFindingDaysResponse.days:type_name -> nightshift.finding.v1.FindingDay
+	37, // 14: nightshift.finding.v1.Acknowledge.expire_time:type_name -> google.protobuf.Timestamp
+	17, // 15: nightshift.finding.v1.BatchUpdateFindingsRequest.findings:type_name -> nightshift.finding.v1.FindingRef
+	18, // 16: nightshift.finding.v1.BatchUpdateFindingsRequest.acknowledge:type_name -> nightshift.finding.v1.Acknowledge
+	19, // 17: nightshift.finding.v1.BatchUpdateFindingsRequest.unacknowledge:type_name -> nightshift.finding.v1.Unacknowledge
+	20, // 18: nightshift.finding.v1.BatchUpdateFindingsRequest.assign:type_name -> nightshift.finding.v1.Assign
+	21, // 19: nightshift.finding.v1.BatchUpdateFindingsRequest.comment:type_name -> nightshift.finding.v1.Comment
+	35, // 20: nightshift.finding.v1.FindingResult.finding:type_name -> nightshift.finding.v1.Finding
+	24, // 21: nightshift.finding.v1.FindingResult.error:type_name -> nightshift.finding.v1.FindingError
+	23, // 22: nightshift.finding.v1.BatchUpdateFindingsResponse.results:type_name -> nightshift.finding.v1.FindingResult
+	38, // 23: nightshift.finding.v1.ListHoldsResponse.holds:type_name -> nightshift.finding.v1.Hold
+	39, // 24: nightshift.finding.v1.ListHeldTransitionsResponse.transitions:type_name -> nightshift.finding.v1.HeldTransition
+	1,  // 25: nightshift.finding.v1.FindingService.GetFinding:input_type -> nightshift.finding.v1.GetFindingRequest
+	3,  // 26: nightshift.finding.v1.FindingService.ListFindings:input_type -> nightshift.finding.v1.ListFindingsRequest
+	5,  // 27: nightshift.finding.v1.FindingService.ListTransitions:input_type -> nightshift.finding.v1.ListTransitionsRequest
+	7,  // 28: nightshift.finding.v1.FindingService.WatchFindings:input_type -> nightshift.finding.v1.WatchFindingsRequest
+	12, // 29: nightshift.finding.v1.FindingService.SummarizeFindings:input_type -> nightshift.finding.v1.SummarizeFindingsRequest
+	14, // 30: nightshift.finding.v1.FindingService.ListFindingDays:input_type -> nightshift.finding.v1.ListFindingDaysRequest
+	22, // 31: nightshift.finding.v1.FindingService.BatchUpdateFindings:input_type -> nightshift.finding.v1.BatchUpdateFindingsRequest
+	26, // 32: nightshift.finding.v1.FindingService.ListHolds:input_type -> nightshift.finding.v1.ListHoldsRequest
+	28, // 33: nightshift.finding.v1.FindingService.ListHeldTransitions:input_type -> nightshift.finding.v1.ListHeldTransitionsRequest
+	30, // 34: nightshift.finding.v1.FindingService.ReleaseHold:input_type -> nightshift.finding.v1.ReleaseHoldRequest
+	32, // 35: nightshift.finding.v1.FindingService.DiscardHold:input_type -> nightshift.finding.v1.DiscardHoldRequest
+	2,  // 36: nightshift.finding.v1.FindingService.GetFinding:output_type -> nightshift.finding.v1.GetFindingResponse
+	4,  // 37: nightshift.finding.v1.FindingService.ListFindings:output_type -> nightshift.finding.v1.ListFindingsResponse
+	6,  // 38: nightshift.finding.v1.FindingService.ListTransitions:output_type -> nightshift.finding.v1.ListTransitionsResponse
+	8,  // 39: nightshift.finding.v1.FindingService.WatchFindings:output_type -> nightshift.finding.v1.WatchFindingsResponse
+	13, // 40: nightshift.finding.v1.FindingService.SummarizeFindings:output_type -> nightshift.finding.v1.SummarizeFindingsResponse
+	16, // 41: nightshift.finding.v1.FindingService.ListFindingDays:output_type -> nightshift.finding.v1.ListFindingDaysResponse
+	25, // 42: nightshift.finding.v1.FindingService.BatchUpdateFindings:output_type -> nightshift.finding.v1.BatchUpdateFindingsResponse
+	27, // 43: nightshift.finding.v1.FindingService.ListHolds:output_type -> nightshift.finding.v1.ListHoldsResponse
+	29, // 44: nightshift.finding.v1.FindingService.ListHeldTransitions:output_type -> nightshift.finding.v1.ListHeldTransitionsResponse
+	31, // 45: nightshift.finding.v1.FindingService.ReleaseHold:output_type -> nightshift.finding.v1.ReleaseHoldResponse
+	33, // 46: nightshift.finding.v1.FindingService.DiscardHold:output_type -> nightshift.finding.v1.DiscardHoldResponse
+	36, // [36:47] is the sub-list for method output_type
+	25, // [25:36] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_finding_v1_finding_service_proto_init() }
@@ -591,18 +2479,26 @@ func file_nightshift_finding_v1_finding_service_proto_init() {
 		return
 	}
 	file_nightshift_finding_v1_finding_proto_init()
+	file_nightshift_finding_v1_hold_proto_init()
+	file_nightshift_finding_v1_finding_service_proto_msgTypes[21].OneofWrappers = []any{
+		(*BatchUpdateFindingsRequest_Acknowledge)(nil),
+		(*BatchUpdateFindingsRequest_Unacknowledge)(nil),
+		(*BatchUpdateFindingsRequest_Assign)(nil),
+		(*BatchUpdateFindingsRequest_Comment)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nightshift_finding_v1_finding_service_proto_rawDesc), len(file_nightshift_finding_v1_finding_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   8,
+			NumEnums:      1,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_nightshift_finding_v1_finding_service_proto_goTypes,
 		DependencyIndexes: file_nightshift_finding_v1_finding_service_proto_depIdxs,
+		EnumInfos:         file_nightshift_finding_v1_finding_service_proto_enumTypes,
 		MessageInfos:      file_nightshift_finding_v1_finding_service_proto_msgTypes,
 	}.Build()
 	File_nightshift_finding_v1_finding_service_proto = out.File

@@ -19,17 +19,24 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	FindingService_GetFinding_FullMethodName      = "/nightshift.finding.v1.FindingService/GetFinding"
-	FindingService_ListFindings_FullMethodName    = "/nightshift.finding.v1.FindingService/ListFindings"
-	FindingService_ListTransitions_FullMethodName = "/nightshift.finding.v1.FindingService/ListTransitions"
-	FindingService_WatchFindings_FullMethodName   = "/nightshift.finding.v1.FindingService/WatchFindings"
+	FindingService_GetFinding_FullMethodName          = "/nightshift.finding.v1.FindingService/GetFinding"
+	FindingService_ListFindings_FullMethodName        = "/nightshift.finding.v1.FindingService/ListFindings"
+	FindingService_ListTransitions_FullMethodName     = "/nightshift.finding.v1.FindingService/ListTransitions"
+	FindingService_WatchFindings_FullMethodName       = "/nightshift.finding.v1.FindingService/WatchFindings"
+	FindingService_SummarizeFindings_FullMethodName   = "/nightshift.finding.v1.FindingService/SummarizeFindings"
+	FindingService_ListFindingDays_FullMethodName     = "/nightshift.finding.v1.FindingService/ListFindingDays"
+	FindingService_BatchUpdateFindings_FullMethodName = "/nightshift.finding.v1.FindingService/BatchUpdateFindings"
+	FindingService_ListHolds_FullMethodName           = "/nightshift.finding.v1.FindingService/ListHolds"
+	FindingService_ListHeldTransitions_FullMethodName = "/nightshift.finding.v1.FindingService/ListHeldTransitions"
+	FindingService_ReleaseHold_FullMethodName         = "/nightshift.finding.v1.FindingService/ReleaseHold"
+	FindingService_DiscardHold_FullMethodName         = "/nightshift.finding.v1.FindingService/DiscardHold"
 )
 
 // FindingServiceClient is the client API for FindingService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// FindingService reads findings. Served by persistence.
+// FindingService reads findings, and takes what people say about them. Served by persistence.
 type FindingServiceClient interface {
 	// GetFinding returns one finding. NOT_FOUND when there is none of that id.
 	GetFinding(ctx context.Context, in *GetFindingRequest, opts ...grpc.CallOption) (*GetFindingResponse, error)
@@ -39,6 +46,22 @@ type FindingServiceClient interface {
 	ListTransitions(ctx context.Context, in *ListTransitionsRequest, opts ...grpc.CallOption) (*ListTransitionsResponse, error)
 	// WatchFindings streams transitions as they happen, from a resume token on, missing none.
 	WatchFindings(ctx context.Context, in *WatchFindingsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchFindingsResponse], error)
+	// SummarizeFindings counts findings and adds up what they cost, in all and by what tells them apart.
+	SummarizeFindings(ctx context.Context, in *SummarizeFindingsRequest, opts ...grpc.CallOption) (*SummarizeFindingsResponse, error)
+	// ListFindingDays returns what became of findings day by day, and what was saved.
+	ListFindingDays(ctx context.Context, in *ListFindingDaysRequest, opts ...grpc.CallOption) (*ListFindingDaysResponse, error)
+	// BatchUpdateFindings acknowledges, assigns or comments up to 1,000 findings, each by itself: one that cannot be changed
+	// does not keep the others from it. ABORTED when a request_id comes again with another request.
+	BatchUpdateFindings(ctx context.Context, in *BatchUpdateFindingsRequest, opts ...grpc.CallOption) (*BatchUpdateFindingsResponse, error)
+	// ListHolds returns what is held because a run would have changed too much, oldest first.
+	ListHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error)
+	// ListHeldTransitions returns what is held of a run, one by one. NOT_FOUND when nothing is.
+	ListHeldTransitions(ctx context.Context, in *ListHeldTransitionsRequest, opts ...grpc.CallOption) (*ListHeldTransitionsResponse, error)
+	// ReleaseHold lets happen what is held of a run. NOT_FOUND when nothing is. What a call that broke off has left is
+	// released by the next.
+	ReleaseHold(ctx context.Context, in *ReleaseHoldRequest, opts ...grpc.CallOption) (*ReleaseHoldResponse, error)
+	// DiscardHold forgets what is held of a run; the next scan is judged anew. NOT_FOUND when nothing is held.
+	DiscardHold(ctx context.Context, in *DiscardHoldRequest, opts ...grpc.CallOption) (*DiscardHoldResponse, error)
 }
 
 type findingServiceClient struct {
@@ -98,11 +121,81 @@ func (c *findingServiceClient) WatchFindings(ctx context.Context, in *WatchFindi
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type FindingService_WatchFindingsClient = grpc.ServerStreamingClient[WatchFindingsResponse]
 
+func (c *findingServiceClient) SummarizeFindings(ctx context.Context, in *SummarizeFindingsRequest, opts ...grpc.CallOption) (*SummarizeFindingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SummarizeFindingsResponse)
+	err := c.cc.Invoke(ctx, FindingService_SummarizeFindings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *findingServiceClient) ListFindingDays(ctx context.Context, in *ListFindingDaysRequest, opts ...grpc.CallOption) (*ListFindingDaysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListFindingDaysResponse)
+	err := c.cc.Invoke(ctx, FindingService_ListFindingDays_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *findingServiceClient) BatchUpdateFindings(ctx context.Context, in *BatchUpdateFindingsRequest, opts ...grpc.CallOption) (*BatchUpdateFindingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchUpdateFindingsResponse)
+	err := c.cc.Invoke(ctx, FindingService_BatchUpdateFindings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *findingServiceClient) ListHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListHoldsResponse)
+	err := c.cc.Invoke(ctx, FindingService_ListHolds_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *findingServiceClient) ListHeldTransitions(ctx context.Context, in *ListHeldTransitionsRequest, opts ...grpc.CallOption) (*ListHeldTransitionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListHeldTransitionsResponse)
+	err := c.cc.Invoke(ctx, FindingService_ListHeldTransitions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *findingServiceClient) ReleaseHold(ctx context.Context, in *ReleaseHoldRequest, opts ...grpc.CallOption) (*ReleaseHoldResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseHoldResponse)
+	err := c.cc.Invoke(ctx, FindingService_ReleaseHold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *findingServiceClient) DiscardHold(ctx context.Context, in *DiscardHoldRequest, opts ...grpc.CallOption) (*DiscardHoldResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiscardHoldResponse)
+	err := c.cc.Invoke(ctx, FindingService_DiscardHold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // FindingServiceServer is the server API for FindingService service.
 // All implementations must embed UnimplementedFindingServiceServer
 // for forward compatibility.
 //
-// FindingService reads findings. Served by persistence.
+// FindingService reads findings, and takes what people say about them. Served by persistence.
 type FindingServiceServer interface {
 	// GetFinding returns one finding. NOT_FOUND when there is none of that id.
 	GetFinding(context.Context, *GetFindingRequest) (*GetFindingResponse, error)
@@ -112,6 +205,22 @@ type FindingServiceServer interface {
 	ListTransitions(context.Context, *ListTransitionsRequest) (*ListTransitionsResponse, error)
 	// WatchFindings streams transitions as they happen, from a resume token on, missing none.
 	WatchFindings(*WatchFindingsRequest, grpc.ServerStreamingServer[WatchFindingsResponse]) error
+	// SummarizeFindings counts findings and adds up what they cost, in all and by what tells them apart.
+	SummarizeFindings(context.Context, *SummarizeFindingsRequest) (*SummarizeFindingsResponse, error)
+	// ListFindingDays returns what became of findings day by day, and what was saved.
+	ListFindingDays(context.Context, *ListFindingDaysRequest) (*ListFindingDaysResponse, error)
+	// BatchUpdateFindings acknowledges, assigns or comments up to 1,000 findings, each by itself: one that cannot be changed
+	// does not keep the others from it. ABORTED when a request_id comes again with another request.
+	BatchUpdateFindings(context.Context, *BatchUpdateFindingsRequest) (*BatchUpdateFindingsResponse, error)
+	// ListHolds returns what is held because a run would have changed too much, oldest first.
+	ListHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error)
+	// ListHeldTransitions returns what is held of a run, one by one. NOT_FOUND when nothing is.
+	ListHeldTransitions(context.Context, *ListHeldTransitionsRequest) (*ListHeldTransitionsResponse, error)
+	// ReleaseHold lets happen what is held of a run. NOT_FOUND when nothing is. What a call that broke off has left is
+	// released by the next.
+	ReleaseHold(context.Context, *ReleaseHoldRequest) (*ReleaseHoldResponse, error)
+	// DiscardHold forgets what is held of a run; the next scan is judged anew. NOT_FOUND when nothing is held.
+	DiscardHold(context.Context, *DiscardHoldRequest) (*DiscardHoldResponse, error)
 	mustEmbedUnimplementedFindingServiceServer()
 }
 
@@ -133,6 +242,27 @@ func (UnimplementedFindingServiceServer) ListTransitions(context.Context, *ListT
 }
 func (UnimplementedFindingServiceServer) WatchFindings(*WatchFindingsRequest, grpc.ServerStreamingServer[WatchFindingsResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchFindings not implemented")
+}
+func (UnimplementedFindingServiceServer) SummarizeFindings(context.Context, *SummarizeFindingsRequest) (*SummarizeFindingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SummarizeFindings not implemented")
+}
+func (UnimplementedFindingServiceServer) ListFindingDays(context.Context, *ListFindingDaysRequest) (*ListFindingDaysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListFindingDays not implemented")
+}
+func (UnimplementedFindingServiceServer) BatchUpdateFindings(context.Context, *BatchUpdateFindingsRequest) (*BatchUpdateFindingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BatchUpdateFindings not implemented")
+}
+func (UnimplementedFindingServiceServer) ListHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListHolds not implemented")
+}
+func (UnimplementedFindingServiceServer) ListHeldTransitions(context.Context, *ListHeldTransitionsRequest) (*ListHeldTransitionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListHeldTransitions not implemented")
+}
+func (UnimplementedFindingServiceServer) ReleaseHold(context.Context, *ReleaseHoldRequest) (*ReleaseHoldResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseHold not implemented")
+}
+func (UnimplementedFindingServiceServer) DiscardHold(context.Context, *DiscardHoldRequest) (*DiscardHoldResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiscardHold not implemented")
 }
 func (UnimplementedFindingServiceServer) mustEmbedUnimplementedFindingServiceServer() {}
 func (UnimplementedFindingServiceServer) testEmbeddedByValue()                        {}
@@ -220,6 +350,132 @@ func _FindingService_WatchFindings_Handler(srv interface{}, stream grpc.ServerSt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type FindingService_WatchFindingsServer = grpc.ServerStreamingServer[WatchFindingsResponse]
 
+func _FindingService_SummarizeFindings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SummarizeFindingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FindingServiceServer).SummarizeFindings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FindingService_SummarizeFindings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FindingServiceServer).SummarizeFindings(ctx, req.(*SummarizeFindingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FindingService_ListFindingDays_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListFindingDaysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FindingServiceServer).ListFindingDays(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FindingService_ListFindingDays_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FindingServiceServer).ListFindingDays(ctx, req.(*ListFindingDaysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FindingService_BatchUpdateFindings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchUpdateFindingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FindingServiceServer).BatchUpdateFindings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FindingService_BatchUpdateFindings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FindingServiceServer).BatchUpdateFindings(ctx, req.(*BatchUpdateFindingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FindingService_ListHolds_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListHoldsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FindingServiceServer).ListHolds(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FindingService_ListHolds_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FindingServiceServer).ListHolds(ctx, req.(*ListHoldsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FindingService_ListHeldTransitions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListHeldTransitionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FindingServiceServer).ListHeldTransitions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FindingService_ListHeldTransitions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FindingServiceServer).ListHeldTransitions(ctx, req.(*ListHeldTransitionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FindingService_ReleaseHold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseHoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FindingServiceServer).ReleaseHold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FindingService_ReleaseHold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FindingServiceServer).ReleaseHold(ctx, req.(*ReleaseHoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FindingService_DiscardHold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiscardHoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FindingServiceServer).DiscardHold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FindingService_DiscardHold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FindingServiceServer).DiscardHold(ctx, req.(*DiscardHoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // FindingService_ServiceDesc is the grpc.ServiceDesc for FindingService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -238,6 +494,34 @@ var FindingService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListTransitions",
 			Handler:    _FindingService_ListTransitions_Handler,
+		},
+		{
+			MethodName: "SummarizeFindings",
+			Handler:    _FindingService_SummarizeFindings_Handler,
+		},
+		{
+			MethodName: "ListFindingDays",
+			Handler:    _FindingService_ListFindingDays_Handler,
+		},
+		{
+			MethodName: "BatchUpdateFindings",
+			Handler:    _FindingService_BatchUpdateFindings_Handler,
+		},
+		{
+			MethodName: "ListHolds",
+			Handler:    _FindingService_ListHolds_Handler,
+		},
+		{
+			MethodName: "ListHeldTransitions",
+			Handler:    _FindingService_ListHeldTransitions_Handler,
+		},
+		{
+			MethodName: "ReleaseHold",
+			Handler:    _FindingService_ReleaseHold_Handler,
+		},
+		{
+			MethodName: "DiscardHold",
+			Handler:    _FindingService_DiscardHold_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
