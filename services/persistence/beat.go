@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
@@ -79,28 +80,29 @@ func (s *Service) StartScope(ctx context.Context, req *runv1.StartScopeRequest) 
 // beat takes a sign of life in one statement, which waits for nobody: while a
 // batch of the scope is taken in, its row is locked, and the next beat comes in
 // 3 s. Nor does it wait for the disk: a beat that a crash of Postgres loses is
-// missed by nobody.
+// missed by nobody. It is prepared, since it comes more often than all else
+// together.
 const beat = `
 	WITH calm AS (SELECT set_config('synchronous_commit', 'off', true)),
 	o AS (
 		SELECT s.run_id, s.account, s.region, s.service, s.resources, s.verdicts, s.violations, s.monthly_cost, s.calls, s.retries, s.throttles, s.billed_metrics, s.counts
 		FROM run_scopes s, calm
-		WHERE s.run_id = ?0 AND s.account = ?1 AND s.region = ?2 AND s.service = ?3 AND s.execution = ?4 AND s.state = 2
+		WHERE s.run_id = $1 AND s.account = $2 AND s.region = $3 AND s.service = $4 AND s.execution = $5 AND s.state = 2
 		FOR NO KEY UPDATE OF s SKIP LOCKED
 	), beaten AS (
-		UPDATE run_scopes s SET heartbeat_time = greatest(s.heartbeat_time, ?5::timestamptz),
-			resources = greatest(s.resources, ?6), verdicts = greatest(s.verdicts, ?7), violations = greatest(s.violations, ?8),
-			monthly_cost = greatest(s.monthly_cost, ?9::float8), calls = greatest(s.calls, ?10), retries = greatest(s.retries, ?11),
-			throttles = greatest(s.throttles, ?12), billed_metrics = greatest(s.billed_metrics, ?13), billed_cost = greatest(s.billed_cost, ?14::float8),
-			counts = CASE WHEN ?15::jsonb = '{}' THEN s.counts ELSE (
+		UPDATE run_scopes s SET heartbeat_time = greatest(s.heartbeat_time, $6::timestamptz),
+			resources = greatest(s.resources, $7::bigint), verdicts = greatest(s.verdicts, $8::bigint), violations = greatest(s.violations, $9::bigint),
+			monthly_cost = greatest(s.monthly_cost, $10::float8), calls = greatest(s.calls, $11::bigint), retries = greatest(s.retries, $12::bigint),
+			throttles = greatest(s.throttles, $13::bigint), billed_metrics = greatest(s.billed_metrics, $14::bigint), billed_cost = greatest(s.billed_cost, $15::float8),
+			counts = CASE WHEN $16::jsonb = '{}' THEN s.counts ELSE (
 				SELECT jsonb_object_agg(key, n) FROM (
-					SELECT key, max(value::bigint) AS n FROM (SELECT * FROM jsonb_each_text(s.counts) UNION ALL SELECT * FROM jsonb_each_text(?15::jsonb)) c GROUP BY key
+					SELECT key, max(value::bigint) AS n FROM (SELECT * FROM jsonb_each_text(s.counts) UNION ALL SELECT * FROM jsonb_each_text($16::jsonb)) c GROUP BY key
 				) m) END
 		FROM o WHERE s.run_id = o.run_id AND s.account = o.account AND s.region = o.region AND s.service = o.service
 		RETURNING (s.resources, s.verdicts, s.violations, s.monthly_cost, s.calls, s.retries, s.throttles, s.billed_metrics, s.counts)
 			IS DISTINCT FROM (o.resources, o.verdicts, o.violations, o.monthly_cost, o.calls, o.retries, o.throttles, o.billed_metrics, o.counts) AS changed
 	)
-	SELECT CASE WHEN changed THEN pg_notify(?16, ?17)::text END FROM beaten`
+	SELECT CASE WHEN changed THEN pg_notify($17, $18)::text END FROM beaten`
 
 // BeatScope implements RunService.
 func (s *Service) BeatScope(ctx context.Context, req *runv1.BeatScopeRequest) (*runv1.BeatScopeResponse, error) {
@@ -121,14 +123,18 @@ func (s *Service) BeatScope(ctx context.Context, req *runv1.BeatScopeRequest) (*
 			return nil, err
 		}
 	}
-	var told []*string
-	err = db.NewRaw(beat, k.RunID, k.Account, k.Region, k.Service, req.GetExecution(), micros(s.now()),
+	told, err := s.pool.Query(ctx, beat, pgx.QueryExecModeCacheStatement, k.RunID, k.Account, k.Region, k.Service, req.GetExecution(), micros(s.now()),
 		p.GetResources(), p.GetVerdicts(), p.GetViolations(), p.GetMonthlyCost(), m.GetCalls(), m.GetRetries(), m.GetThrottles(), m.GetBilledMetrics(), m.GetBilledCost(),
-		string(counts), notifyChannel, topicRun+k.RunID).Scan(ctx, &told)
+		string(counts), notifyChannel, topicRun+k.RunID)
 	if err != nil {
 		return nil, fault(err)
 	}
-	if len(told) > 0 {
+	taken := told.Next()
+	told.Close()
+	if err := told.Err(); err != nil {
+		return nil, fault(err)
+	}
+	if taken {
 		return &runv1.BeatScopeResponse{Wanted: true}, nil
 	}
 	// Not this execution's, or locked just now.

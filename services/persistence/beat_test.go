@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
@@ -127,7 +128,7 @@ func TestBeatScope(t *testing.T) {
 		{Resources: 7, Verdicts: 3, MonthlyCost: 1.5, Meter: &scanv1.Meter{Calls: 2, BilledCost: 0.25}, Counts: map[string]int64{"deleted": 4}},
 		{Resources: 5, Verdicts: 4, MonthlyCost: 1, Counts: map[string]int64{"deleted": 3, "kept": 1}}, // late
 		nil,
-		{Resources: -1, Verdicts: 1 << 62, Counts: map[string]int64{"kept": -5}}, // nonsense
+		{Resources: -1, Verdicts: 1 << 62, Counts: map[string]int64{"kept": -5, strings.Repeat("x", maxCountName+1): 1}}, // nonsense
 	} {
 		if !beatScope(t, s, "job/1", here, "1.1", p) {
 			t.Error("an execution at work is not wanted")
@@ -272,4 +273,36 @@ func BenchmarkBeatScope(b *testing.B) {
 	}
 	b.ReportMetric(float64(size), "%hot")
 	b.ReportMetric(0, "ns/op")
+}
+
+// A kind of job that scans nothing has scopes of no account, and says that it
+// did its work by one row of coverage.
+func TestScopesThatScanNothing(t *testing.T) {
+	t.Parallel()
+	s, _ := clocked(t)
+	part := func(name string) *scanv1.Scope { return &scanv1.Scope{Service: "janitor", Account: "-", Region: name} }
+	done := func(run, name, failure string) {
+		f := &scanv1.ScopeFinished{RunId: run, Scope: part(name), Execution: "1.1", StartTime: timestamppb.New(at(0)), Error: failure,
+			Progress: &scanv1.Progress{Counts: map[string]int64{"deleted": 2}}}
+		if failure == "" {
+			f.Coverage = []*scanv1.Coverage{{ResourceType: "*", Status: complete}}
+		}
+		finishScope(t, s, f)
+	}
+	begin(t, s, "clean/1", allow, func(t *jobv1.Trigger) { t.Job, t.Kind = "clean", "janitor" })
+	plan(t, s, "clean/1", part("logs"), part("tmp"))
+	done("clean/1", "logs", "")
+	done("clean/1", "tmp", "")
+	if r := getRun(t, s, "clean/1"); r.GetState() != succeeded || r.GetProgress().GetCounts()["deleted"] != 4 {
+		t.Errorf("run is %v", r)
+	}
+	begin(t, s, "clean/2", allow, func(t *jobv1.Trigger) { t.Job, t.Kind = "clean", "janitor" })
+	plan(t, s, "clean/2", part("-"))
+	done("clean/2", "-", "disk full")
+	if r := getRun(t, s, "clean/2"); r.GetState() != failed || r.GetError() != "1 of 1 scope failed; clean: disk full" {
+		t.Errorf("run is %v", r)
+	}
+	if e := entriesOf(t, s, "scope_failed"); len(e) != 1 || e[0].GetAccount() != "" || e[0].GetMessage() != "The work failed: disk full." {
+		t.Errorf("log %v", e)
+	}
 }

@@ -178,6 +178,7 @@ func (s *Service) inTx(ctx context.Context, f func(ctx context.Context, tx *tran
 		if err == nil || !lost(err) || n == attempts {
 			return fault(err)
 		}
+		s.log.WarnContext(ctx, "Postgres ended a transaction in favour of another; trying again", "error", err, "attempt", n)
 		select {
 		case <-ctx.Done():
 			return fault(err)

@@ -212,6 +212,9 @@ func (tx *transaction) finishRun(ctx context.Context, r *run) error {
 			return err
 		}
 		r.Error = fmt.Sprintf("%d of %s could not be seen in full; %s/%s: %s", n, count(int(scopes.GetTotal()), "scope"), first.Account, first.Region, first.Error)
+		if first.account() == "" { // not of an account: there is no seeing in it
+			r.Error = fmt.Sprintf("%d of %s failed; %s: %s", n, count(int(scopes.GetTotal()), "scope"), cmp.Or(first.region(), r.Job), first.Error)
+		}
 	}
 	_, err = tx.endRun(ctx, r, runs[0], state)
 	return err

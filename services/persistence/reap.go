@@ -2,6 +2,7 @@ package persistence
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -56,6 +57,7 @@ func (s *Service) reapOnce(ctx context.Context) error {
 		return err
 	}
 	now := micros(s.now())
+	var failures []error
 	for _, step := range []struct {
 		query func() *bun.SelectQuery
 		do    func(*transaction, context.Context, *run) error
@@ -66,7 +68,8 @@ func (s *Service) reapOnce(ctx context.Context) error {
 			return db.NewSelect().Where("r.state = 1").Where("r.start_time + make_interval(secs => r.run_timeout_ms / 1000.0) <= ?", now)
 		}, (*transaction).timeOut, true},
 		{func() *bun.SelectQuery {
-			return db.NewSelect().Where("r.state = 1 AND NOT r.planned").Where("coalesce(r.release_time, r.start_time) <= ?", now.Add(-unplannedFor))
+			return db.NewSelect().Where("r.state = 1 AND NOT r.planned").Where("coalesce(r.release_time, r.start_time) + least(greatest(r.releases, 1) * make_interval(secs => ?), make_interval(secs => ?)) <= ?",
+				unplannedFor.Seconds(), maxUnplanned.Seconds(), now)
 		}, (*transaction).releaseAgain, false},
 		{func() *bun.SelectQuery {
 			return db.NewSelect().Where("r.state = 5 AND NOT EXISTS (SELECT FROM runs o WHERE o.job = r.job AND o.state = 1)")
@@ -74,7 +77,7 @@ func (s *Service) reapOnce(ctx context.Context) error {
 	} {
 		var ids []string
 		if err := step.query().Model((*run)(nil)).Column("id").Order("r.start_time", "r.id").Limit(reapBatch).Scan(ctx, &ids); err != nil {
-			return fault(err)
+			return errors.Join(append(failures, fault(err))...)
 		}
 		for _, id := range ids {
 			err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
@@ -89,12 +92,12 @@ func (s *Service) reapOnce(ctx context.Context) error {
 				}
 				return step.do(tx, ctx, r)
 			})
-			if err != nil {
-				return err
+			if err != nil { // which is no reason to leave the others stuck
+				failures = append(failures, fmt.Errorf("run %s: %w", id, err))
 			}
 		}
 	}
-	return s.requestSilent(ctx)
+	return errors.Join(append(failures, s.requestSilent(ctx))...)
 }
 
 // timeOut ends a run that took too long.

@@ -153,8 +153,9 @@ func (r *runScope) begin() {
 const (
 	// maxFigure is the most any figure of a scope says: sums over scopes must fit as well.
 	maxFigure = 1e15
-	// maxCounts is how many names a scope counts.
-	maxCounts = 100
+	// maxCounts is how many names a scope counts, and maxCountName how many bytes each has.
+	maxCounts    = 100
+	maxCountName = 100
 )
 
 // sane is progress with figures that can be summed and names that can be kept.
@@ -176,7 +177,7 @@ func sane(p *scanv1.Progress) *scanv1.Progress {
 		if q.Counts == nil {
 			q.Counts = map[string]int64{}
 		}
-		if len(q.Counts) < maxCounts {
+		if len(q.Counts) < maxCounts && len(name) <= maxCountName {
 			q.Counts[clean(name)] = whole(p.GetCounts()[name])
 		}
 	}

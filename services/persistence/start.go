@@ -161,8 +161,8 @@ func (tx *transaction) begin(ctx context.Context, r *run, t *jobv1.Trigger) (*ru
 	return shown, nil
 }
 
-// overlap decides about a run that is to begin while those of its job are at
-// work or wait, and says why it does not begin. No policy at all is ALLOW, as
+// overlap decides about a run that is to begin while those of its job, retries
+// among them, are at work or wait, and says why it does not begin. No policy at all is ALLOW, as
 // triggers had it that knew none.
 func overlap(policy jobv1.OverlapPolicy, unended []*run) (state runv1.RunState, why string) {
 	atWork, waits := "", ""
