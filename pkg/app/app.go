@@ -35,6 +35,19 @@ type Service interface {
 	Run(ctx context.Context) error
 }
 
+// Handlers is the whole Service of one that does nothing but handle messages,
+// registered on its bus: it has no API and no loops.
+type Handlers struct{}
+
+// Register implements Service.
+func (Handlers) Register(grpc.ServiceRegistrar) {}
+
+// Run implements Service.
+func (Handlers) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
 // Env is what a constructor is given.
 type Env struct {
 	// Name of the service.

@@ -692,7 +692,9 @@ func TestPlanThatCannotBe(t *testing.T) {
 	}{
 		"permanent": {func() ([]*runv1.PlannedScope, error) { return nil, errs.New(errs.InvalidArgument, "X", "no such host") }, 1, "no such host"},
 		"passing":   {func() ([]*runv1.PlannedScope, error) { return nil, errors.New("no route") }, 3, "no route"},
-		"refused":   {func() ([]*runv1.PlannedScope, error) { return []*runv1.PlannedScope{{Scope: &scanv1.Scope{Account: "x"}}}, nil }, 1, "refused"},
+		"refused": {func() ([]*runv1.PlannedScope, error) {
+			return []*runv1.PlannedScope{{Scope: &scanv1.Scope{Account: "x"}}}, nil
+		}, 1, "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, s *stage) {

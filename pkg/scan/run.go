@@ -155,17 +155,24 @@ func (s *scanner) scan(ctx context.Context, t Target, remember func(arn, state s
 		}
 	}
 
-	var err error
-	if x.session, err = s.open(ctx, t); err != nil {
+	stop := x.telling()
+	session, err := s.open(ctx, t)
+	x.mu.Lock()
+	x.session = session
+	if err == nil {
+		x.name.Account, x.partition = session.Account, session.Partition
+	}
+	x.mu.Unlock()
+	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
 		result.Coverage = []*scanv1.Coverage{{ResourceType: "*", Status: statusOf(err, 0), Error: errorText(err)}}
 	} else {
-		x.name.Account, x.partition = x.session.Account, x.session.Partition
 		x.price = s.prices.Region(t.Region)
 		result.Coverage, err = x.run(ctx, s.groups(x.name.Account))
 	}
+	stop()
 	x.mu.Lock()
 	result.Progress = x.snapshot()
 	x.mu.Unlock()

@@ -80,11 +80,17 @@ func New(b *bus.Bus) *Runs {
 // a connection to it.
 func (r *Runs) Connect(t testing.TB, more ...func(grpc.ServiceRegistrar)) grpc.ClientConnInterface {
 	t.Helper()
+	return Serve(t, append(more, func(s grpc.ServiceRegistrar) { runv1.RegisterRunServiceServer(s, r) })...)
+}
+
+// Serve serves APIs in memory until the test ends, and returns a connection to
+// them.
+func Serve(t testing.TB, register ...func(grpc.ServiceRegistrar)) grpc.ClientConnInterface {
+	t.Helper()
 	listener := bufconn.Listen(1 << 20)
 	server := grpc.NewServer()
-	runv1.RegisterRunServiceServer(server, r)
-	for _, register := range more {
-		register(server)
+	for _, f := range register {
+		f(server)
 	}
 	conn, err := grpc.NewClient("passthrough:///memory", append(app.ClientOptions(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
