@@ -152,6 +152,8 @@ var catalog = []*Event{
 	lifecycle[*findingv1.FindingResolved]("every waste finding proven gone", "waste"),
 	lifecycle[*findingv1.FindingReopened]("every security finding that came back, or is exempt no longer", "security"),
 	lifecycle[*findingv1.FindingExempted]("every security finding that was accepted until a day", "security"),
+	orphaned[*findingv1.FindingOrphaned]("every finding that no scan looks at any more, because its account or region has left", "waste"),
+	orphaned[*findingv1.FindingReclaimed]("every security finding whose account or region has come back", "security"),
 	lifecycle[*findingv1.FindingAcknowledged]("every critical finding that somebody knows about", "security", "critical"),
 	lifecycle[*findingv1.FindingUnacknowledged]("every waste finding that nobody knows about any more", "waste"),
 	lifecycle[*findingv1.FindingAssigned]("every waste finding that is given to an owner", "waste"),
@@ -164,6 +166,22 @@ var catalog = []*Event{
 			return join(m.GetHold().GetRunId(), m.GetHold().GetService(), m.GetHold().GetAccount())
 		},
 		"every run of the waste service that was stopped because it would change too much", "waste"),
+}
+
+// orphaned is the subject and the identity of events about the mark of a finding.
+func orphaned[T interface {
+	proto.Message
+	GetFinding() *findingv1.Finding
+	GetOrphan() *findingv1.Orphan
+}](exampleText string, example ...string) *Event {
+	return event([]string{"persistence"}, nil, []string{"category", "severity", "account", "region", "rule"},
+		func(m T) []string { return aboutFinding(m.GetFinding()) },
+		func(m T) string { return join(m.GetOrphan().GetFindingId(), stamp(m.GetOrphan().GetTime())) },
+		exampleText, example...)
+}
+
+func aboutFinding(f *findingv1.Finding) []string {
+	return []string{word(f.GetCategory()), word(f.GetSeverity()), f.GetResource().GetAccount(), f.GetResource().GetRegion(), f.GetRuleId()}
 }
 
 // lifecycle declares one of the events that follow a finding.

@@ -122,7 +122,7 @@ func TestAcknowledgements(t *testing.T) {
 			t.Parallel()
 			s, clk := clocked(t)
 			for n, do := range c.steps {
-				clk.hours.Store(int64(n))
+				clk.set(at(n))
 				do(t, s, n)
 			}
 			id := violation("vol-1", at(0)).GetFindingId()

@@ -126,12 +126,12 @@ func (tx *transaction) pendingHolds(ctx context.Context, byID map[string]*observ
 		}
 		pending[h.FindingID] = h
 	}
-	return pending, tx.forget(ctx, wrong)
+	return pending, tx.forgetHeld(ctx, wrong)
 }
 
-// forget removes rows of held, and the holds they were the last of unless the
+// forgetHeld removes rows of held, and the holds they were the last of unless the
 // run was released.
-func (tx *transaction) forget(ctx context.Context, rows []*heldRow) error {
+func (tx *transaction) forgetHeld(ctx context.Context, rows []*heldRow) error {
 	if len(rows) == 0 {
 		return nil
 	}
@@ -261,7 +261,7 @@ func (tx *transaction) holdBack(ctx context.Context, judged []*judgement, byID m
 			}
 		}
 	}
-	if err := tx.forget(ctx, over); err != nil {
+	if err := tx.forgetHeld(ctx, over); err != nil {
 		return nil, err
 	}
 	for k, c := range done {
@@ -529,7 +529,7 @@ func (s *Service) eachHeld(ctx context.Context, runID, account, actor string, do
 			}
 			keys[k.accountKey()] = true
 			total += int64(len(rows))
-			if err := tx.forget(ctx, rows); err != nil {
+			if err := tx.forgetHeld(ctx, rows); err != nil {
 				return err
 			}
 			if err := do(ctx, tx, k, rows); err != nil {

@@ -28,6 +28,7 @@ import (
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	healthv1 "nightshift.dev/gen/nightshift/health/v1"
 	inventoryv1 "nightshift.dev/gen/nightshift/inventory/v1"
+	retentionv1 "nightshift.dev/gen/nightshift/retention/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
@@ -69,6 +70,7 @@ type Service struct {
 	findingv1.UnimplementedFindingServiceServer
 	healthv1.UnimplementedHealthStateServiceServer
 	inventoryv1.UnimplementedInventoryServiceServer
+	retentionv1.UnimplementedRetentionServiceServer
 	runv1.UnimplementedRunServiceServer
 	scanv1.UnimplementedScopeStateServiceServer
 	systemlogv1.UnimplementedSystemLogServiceServer
@@ -127,6 +129,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	findingv1.RegisterFindingServiceServer(r, s)
 	healthv1.RegisterHealthStateServiceServer(r, s)
 	inventoryv1.RegisterInventoryServiceServer(r, s)
+	retentionv1.RegisterRetentionServiceServer(r, s)
 	runv1.RegisterRunServiceServer(r, s)
 	scanv1.RegisterScopeStateServiceServer(r, s)
 	systemlogv1.RegisterSystemLogServiceServer(r, s)

@@ -102,7 +102,7 @@ func TestDays(t *testing.T) {
 	}
 	unpriced := func(o *scanv1.Observation) { o.Verdict.MonthlyCost = nil }
 	saw := func(day int, o ...*scanv1.Observation) {
-		clk.hours.Store(int64(24 * day))
+		clk.set(at(24 * day))
 		scanOnce(t, s, 24*day, complete, o...)
 	}
 	v := func(day int, name string, outcome rulev1.Outcome, set ...func(*scanv1.Observation)) *scanv1.Observation {
@@ -112,7 +112,7 @@ func TestDays(t *testing.T) {
 	saw(2, v(2, "a", bad, cost(30, 40)), v(2, "b", good), v(2, "c", bad, unpriced))
 	saw(3, v(3, "a", good), v(3, "b", bad, cost(2, 2)), v(3, "c", good))
 	accept(t, s, `resource_id = "b"`, 24*90)
-	clk.hours.Store(24 * 5)
+	clk.set(at(24 * 5))
 	resp, err := s.ListFindingDays(t.Context(), &findingv1.ListFindingDaysRequest{StartDate: "2025-12-31"})
 	if err != nil {
 		t.Fatal(err)
