@@ -183,7 +183,8 @@ func (b *Bus) patiently(ctx context.Context, what string, do func(context.Contex
 func passing(err error) bool {
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		// 10039 and 10076: JetStream is not enabled, and will not be.
-		return api.Code == 503 && api.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabled && api.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabledForAccount ||
+		// 10005: a cluster that has not formed yet has no peers for a replicated stream.
+		return api.ErrorCode == 10005 || api.Code == 503 && api.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabled && api.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabledForAccount ||
 			api.Code == 500
 	}
 	for _, e := range []error{
