@@ -58,8 +58,12 @@ const (
 // an instance; one that is not before until is not asked for, and not in the
 // answer. For a day 250 instances are one call, for a month 70, and as many again
 // have their memory read where there are agents; one metric is billed for each
-// instance and for each series of its agent. The error is the context's.
-func DailyUse(ctx context.Context, s *aws.Session, at, until time.Time, rs []*Instance, from func(*Instance) time.Time) (map[string]Use, error) {
+// instance and for each series of its agent.
+//
+// refused is the error of a call that failed as a whole, such as one that is
+// denied, beside the metrics that failed by themselves; what it asked for has
+// failed. err is the context's.
+func DailyUse(ctx context.Context, s *aws.Session, at, until time.Time, rs []*Instance, from func(*Instance) time.Time) (uses map[string]Use, refused, err error) {
 	wanted := slices.DeleteFunc(slices.Clone(rs), func(i *Instance) bool { return !from(i).Before(until) })
 	// Neighbours begin on the same day: a call asks for what its earliest one
 	// needs.
@@ -74,7 +78,10 @@ func DailyUse(ctx context.Context, s *aws.Session, at, until time.Time, rs []*In
 			return known(map[string]agentSeries{s.Region: found}, listMetrics, at), nil
 		})[s.Region]
 	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		return nil, nil, context.Cause(ctx)
+	}
+	if agents.Failed {
+		refused = errors.New(agents.Why)
 	}
 	var cpu, memory []dailyGauge
 	source := map[string]string{}
@@ -90,15 +97,21 @@ func DailyUse(ctx context.Context, s *aws.Session, at, until time.Time, rs []*In
 			}
 		}
 	}
-	cpuDays, err := readDaily(ctx, s, at, until, cpu, func(string) string { return cpuSource })
+	cpuDays, failed, err := readDaily(ctx, s, at, until, cpu, func(string) string { return cpuSource })
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	memoryDays, err := readDaily(ctx, s, at, until, memory, func(id string) string { return source[id] })
+	if failed != nil {
+		refused = failed
+	}
+	memoryDays, failed, err := readDaily(ctx, s, at, until, memory, func(id string) string { return source[id] })
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	out := make(map[string]Use, len(wanted))
+	if refused == nil {
+		refused = failed
+	}
+	uses = make(map[string]Use, len(wanted))
 	for _, i := range wanted {
 		u := Use{CPU: cpuDays[i.ID]}
 		var ok bool
@@ -109,9 +122,9 @@ func DailyUse(ctx context.Context, s *aws.Session, at, until time.Time, rs []*In
 		default:
 			u.Memory = rule.Fact[Daily]{Failed: agents.Failed, Why: agents.Why, Source: agents.Source, At: agents.At}
 		}
-		out[i.ID] = u
+		uses[i.ID] = u
 	}
-	return out, nil
+	return uses, refused, nil
 }
 
 // dailyGauge is one series of a resource, wanted from a day on.
@@ -124,7 +137,7 @@ type dailyGauge struct {
 // readDaily asks for averages and maxima by the hour and sums them up by
 // resource and day. Several series of a resource count as one, the highest
 // figure of each hour; one that cannot be read fails the resource.
-func readDaily(ctx context.Context, s *aws.Session, at, until time.Time, gauges []dailyGauge, source func(id string) string) (map[string]rule.Fact[Daily], error) {
+func readDaily(ctx context.Context, s *aws.Session, at, until time.Time, gauges []dailyGauge, source func(id string) string) (facts map[string]rule.Fact[Daily], refused, err error) {
 	type reading struct {
 		from             time.Time
 		averages, maxima map[int64]float64 // by the hour's start, unix seconds
@@ -132,7 +145,7 @@ func readDaily(ctx context.Context, s *aws.Session, at, until time.Time, gauges 
 	}
 	var mu sync.Mutex
 	readings := map[string]*reading{}
-	err := inParallel(ctx, calls(gauges, until), func(ctx context.Context, some []dailyGauge) {
+	err = inParallel(ctx, calls(gauges, until), func(ctx context.Context, some []dailyGauge) {
 		from := some[0].from // the earliest
 		qs := make([]question, 0, 2*len(some))
 		for _, g := range some {
@@ -151,15 +164,23 @@ func readDaily(ctx context.Context, s *aws.Session, at, until time.Time, gauges 
 				r = &reading{from: g.from, averages: map[int64]float64{}, maxima: map[int64]float64{}}
 				readings[g.id] = r
 			}
-			r.err = errors.Join(r.err, cmp.Or(got[2*n].err, got[2*n+1].err))
+			for _, failed := range []error{got[2*n].err, got[2*n+1].err} {
+				if failed == nil {
+					continue
+				}
+				r.err = failed
+				if errors.As(failed, new(*aws.Error)) {
+					refused = failed
+				}
+			}
 			highest(r.averages, g.from, until, got[2*n])
 			highest(r.maxima, g.from, until, got[2*n+1])
 		}
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	facts := make(map[string]rule.Fact[Daily], len(readings))
+	facts = make(map[string]rule.Fact[Daily], len(readings))
 	for id, r := range readings {
 		if r.err != nil {
 			facts[id] = rule.Failed[Daily](source(id), r.err)
@@ -167,7 +188,7 @@ func readDaily(ctx context.Context, s *aws.Session, at, until time.Time, gauges 
 		}
 		facts[id] = rule.Known(Daily{From: r.from, Days: days(r.from, until, r.averages, r.maxima), Source: source(id)}, source(id), at)
 	}
-	return facts, nil
+	return facts, refused, nil
 }
 
 // answerPoints is how many datapoints one answer of GetMetricData holds.

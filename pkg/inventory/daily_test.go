@@ -43,9 +43,9 @@ func TestDailyUseIsTheEstates(t *testing.T) {
 		// Instances begin on different days, as they do when some are new.
 		return until.AddDate(0, 0, -days+len(i.ID)*int(i.ID[len(i.ID)-1])%5)
 	}
-	use, err := inventory.DailyUse(t.Context(), s.Session, now, until, rs, from)
-	if err != nil {
-		t.Fatal(err)
+	use, refused, err := inventory.DailyUse(t.Context(), s.Session, now, until, rs, from)
+	if err != nil || refused != nil {
+		t.Fatal(refused, err)
 	}
 	byID := map[string]*simaws.Instance{}
 	for i := range s.region.Instances {
@@ -121,11 +121,37 @@ func TestDailyUseAsksOnlyForWhatIsNew(t *testing.T) {
 	s := open(t, simaws.Options{Seed: 3, Resources: 400, Accounts: 1, Regions: 1})
 	rs, _ := list(t, s.Session, inventory.Instances)
 	until := now.Truncate(24 * time.Hour)
-	use, err := inventory.DailyUse(t.Context(), s.Session, now, until, rs, func(*inventory.Instance) time.Time { return until })
-	if err != nil || len(use) != 0 {
+	use, refused, err := inventory.DailyUse(t.Context(), s.Session, now, until, rs, func(*inventory.Instance) time.Time { return until })
+	if err != nil || refused != nil || len(use) != 0 {
 		t.Errorf("%d answers, %v", len(use), err)
 	}
 	if n := s.Meter.Snapshot().Actions["cloudwatch:GetMetricData"].Calls; n != 0 {
 		t.Errorf("%d calls for nothing", n)
+	}
+}
+
+func TestDailyUseThatIsDenied(t *testing.T) {
+	t.Parallel()
+	for action, memoryOnly := range map[string]bool{"cloudwatch:GetMetricData": false, "cloudwatch:ListMetrics": true} {
+		s := open(t, simaws.Options{Seed: 3, Resources: 200, Accounts: 1, Regions: 1})
+		s.account.Denied = []string{action}
+		rs, _ := list(t, s.Session, inventory.Instances)
+		until := now.Truncate(24 * time.Hour)
+		use, refused, err := inventory.DailyUse(t.Context(), s.Session, now, until, rs, func(*inventory.Instance) time.Time { return until.AddDate(0, 0, -1) })
+		if err != nil || refused == nil {
+			t.Errorf("%s is denied: %v, %v", action, refused, err)
+		}
+		known := 0
+		for id, u := range use {
+			if u.CPU.Known {
+				known++
+			}
+			if u.Memory.Known || !u.Memory.Failed && u.Memory.Why == "" {
+				t.Errorf("%s is denied, and the memory of %s is %+v", action, id, u.Memory)
+			}
+		}
+		if memoryOnly != (known > 0) || len(use) != len(rs) {
+			t.Errorf("%s is denied, and the CPU of %d of %d is known", action, known, len(rs))
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -229,10 +230,11 @@ func (s *Service) do(ctx context.Context, t *job.Task) error {
 		}
 		from := func(i *inventory.Instance) time.Time { return firstDay(i, known[i.ID], until) }
 		asked := slices.DeleteFunc(slices.Clone(rs), func(i *inventory.Instance) bool { return !stoppedSince(i, from(i)).IsZero() })
-		use, err := inventory.DailyUse(ctx, session, s.now(), until, asked, from)
+		use, refused, err := inventory.DailyUse(ctx, session, s.now(), until, asked, from)
 		if err != nil {
 			return err
 		}
+		metrics.refused = cmp.Or(refused, metrics.refused)
 		for _, i := range rs {
 			r := &inventoryv1.InstanceRecord{Instance: instanceProto(i)}
 			if stopped := stoppedSince(i, from(i)); !stopped.IsZero() {
@@ -269,41 +271,28 @@ func (s *Service) do(ctx context.Context, t *job.Task) error {
 	return nil
 }
 
-// reading counts the instances whose metrics were asked for. One metric that
-// CloudWatch cannot give is asked for again the next day; that it gives none at
-// all is worth a word.
+// reading counts the instances whose metrics were asked for. A metric that
+// CloudWatch cannot give is only counted, and asked for again the next day; that
+// it refuses a call is worth a word.
 type reading struct {
-	asked, unread, blind int64 // unread: without CPU; blind: without memory
-	why, whyBlind        string
+	asked, unread int64
+	refused       error
 }
 
 func (r *reading) add(u inventory.Use) {
 	r.asked++
-	if u.CPU.Failed {
+	if !u.CPU.Known {
 		r.unread++
-		r.why = u.CPU.Why
-	}
-	if u.Memory.Failed {
-		r.blind++
-		r.whyBlind = u.Memory.Why
 	}
 }
 
 // coverage is what is to be said of it, or nil.
 func (r *reading) coverage() *scanv1.Coverage {
-	why := ""
-	switch {
-	case r.asked == 0:
-	case r.unread == r.asked:
-		why = r.why
-	case r.blind == r.asked:
-		why = r.whyBlind
-	}
-	if why == "" {
+	if r.refused == nil {
 		return nil
 	}
 	return &scanv1.Coverage{
-		ResourceType: metricType, Status: scanv1.CoverageStatus_COVERAGE_STATUS_PARTIAL, Resources: r.asked - r.unread, Error: clip(why, 2000),
+		ResourceType: metricType, Status: scanv1.CoverageStatus_COVERAGE_STATUS_PARTIAL, Resources: r.asked - r.unread, Error: clip(r.refused.Error(), 2000),
 	}
 }
 
