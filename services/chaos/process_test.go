@@ -14,7 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"testing"
 	"time"
 
 	"nightshift.dev/pkg/devstack"
@@ -251,11 +250,5 @@ var (
 	})
 )
 
-// binary is the path of one of our programs.
-func binary(t *testing.T, name string) string {
-	t.Helper()
-	if err := build(); err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(binaries, name)
-}
+// binary is the path of one of our programs, which build has built.
+func binary(name string) string { return filepath.Join(binaries, name) }

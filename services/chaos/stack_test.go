@@ -75,8 +75,11 @@ type stack struct {
 // deploy starts everything and returns when it serves. What it started is gone at the end of the test.
 func deploy(t *testing.T, o options) *stack {
 	t.Helper()
+	if err := build(); err != nil { // which takes its time on a busy machine, and no part of anybody else's
+		t.Fatal(err)
+	}
 	s := &stack{t: t, o: o, dir: t.TempDir(), begun: time.Now(), replicas: map[string][]*process{}, front: map[string]*relay{}}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	t.Cleanup(s.report)
 
@@ -111,7 +114,7 @@ func deploy(t *testing.T, o options) *stack {
 				p.path = os.Args[0]
 				p.env = append(p.env, roleVar+"="+roleScheduler, skewVar+"="+o.skew[i%len(o.skew)].String())
 			} else {
-				p.path = binary(t, def.Name)
+				p.path = binary(def.Name)
 			}
 			s.replicas[def.Name] = append(s.replicas[def.Name], p)
 			s.launch(p)
@@ -297,7 +300,7 @@ func (s *stack) startCloud() []string {
 	s.estate = simaws.Generate(o)
 	addr := local(freePort(s.t))
 	s.cloud = "http://" + addr
-	p := s.process("simaws", binary(s.t, "simaws"), "serve", "--listen", addr, "--now", o.Now.UTC().Format(time.RFC3339),
+	p := s.process("simaws", binary("simaws"), "serve", "--listen", addr, "--now", o.Now.UTC().Format(time.RFC3339),
 		"--seed", strconv.FormatUint(o.Seed, 10), "--accounts", strconv.Itoa(o.Accounts), "--regions", strconv.Itoa(o.Regions), "--resources", strconv.Itoa(o.Resources))
 	p.env = os.Environ()
 	s.launch(p)

@@ -70,10 +70,10 @@ func next(before *healthv1.Component, g *glance, at time.Time, apart, lapse time
 }
 
 // book is what this replica knows of the components, by name.
-type book map[string]*page
+type book map[string]*leaf
 
-// page is a component, and what is not recorded of it yet.
-type page struct {
+// leaf is a component, and what is not recorded of it yet.
+type leaf struct {
 	component *healthv1.Component
 	unsaid    []*healthv1.ComponentTransition
 }
@@ -86,7 +86,7 @@ const maxUnsaid = 100
 func (b book) note(g *glance, at time.Time, apart, lapse time.Duration) {
 	p := b[g.name]
 	if p == nil {
-		p = &page{}
+		p = &leaf{}
 		b[g.name] = p
 	}
 	c, t := next(p.component, g, at, apart, lapse)
@@ -102,14 +102,14 @@ func (b book) note(g *glance, at time.Time, apart, lapse time.Duration) {
 func (b book) adopt(recorded []*healthv1.Component) {
 	for _, c := range recorded {
 		if p := b[c.GetName()]; p == nil || !p.component.GetCheckTime().AsTime().After(c.GetCheckTime().AsTime()) {
-			b[c.GetName()] = &page{component: c}
+			b[c.GetName()] = &leaf{component: c}
 		}
 	}
 }
 
 // keep forgets the components that are not named.
 func (b book) keep(names map[string]bool) {
-	maps.DeleteFunc(b, func(name string, _ *page) bool { return !names[name] })
+	maps.DeleteFunc(b, func(name string, _ *leaf) bool { return !names[name] })
 }
 
 // looks are what is to be recorded of a look at these components.

@@ -71,6 +71,7 @@ type Service struct {
 	accounts  accountv1.AccountServiceClient
 	inventory inventoryv1.InventoryServiceClient
 	states    healthv1.HealthStateServiceClient
+	verifier  *verifier
 
 	looking sync.Mutex // one look at a time
 
@@ -111,13 +112,17 @@ func New(ctx context.Context, c Config, env *app.Env) (*Service, error) {
 		accounts:  accountv1.NewAccountServiceClient(persistence),
 		inventory: inventoryv1.NewInventoryServiceClient(persistence),
 		states:    healthv1.NewHealthStateServiceClient(persistence),
+		verifier:  newVerifier(cloud, persistence, env.Now),
 	}
 	job.Handle(env, job.Kind{Name: Kind, Plan: s.plan, Do: s.do})
 	return s, nil
 }
 
 // Register implements app.Service.
-func (s *Service) Register(r grpc.ServiceRegistrar) { healthv1.RegisterHealthServiceServer(r, s) }
+func (s *Service) Register(r grpc.ServiceRegistrar) {
+	healthv1.RegisterHealthServiceServer(r, s)
+	s.verifier.Register(r)
+}
 
 // Run looks at the components until ctx ends.
 func (s *Service) Run(ctx context.Context) error {

@@ -167,7 +167,7 @@ func (tx *transaction) recordLook(ctx context.Context, there *component, l *heal
 			at = next.CheckTime
 		}
 		row := &componentTransition{Component: next.Name, FromState: state, ToState: t.GetToState(), Time: at, Reason: t.GetReason()}
-		if _, err := tx.NewInsert().Model(row).On("CONFLICT (component, time) DO NOTHING").Exec(ctx); err != nil {
+		if _, err := tx.NewInsert().Model(row).Returning("NULL").On("CONFLICT (component, time) DO NOTHING").Exec(ctx); err != nil {
 			return err
 		}
 		if state != 0 {
@@ -180,7 +180,7 @@ func (tx *transaction) recordLook(ctx context.Context, there *component, l *heal
 		state, since = t.GetToState(), at
 	}
 	next.SinceTime = since
-	_, err := tx.NewInsert().Model(next).On("CONFLICT (name) DO UPDATE").
+	_, err := tx.NewInsert().Model(next).Returning("NULL").On("CONFLICT (name) DO UPDATE").
 		Set("kind = EXCLUDED.kind, state = EXCLUDED.state, since_time = EXCLUDED.since_time, reason = EXCLUDED.reason").
 		Set("check_time = EXCLUDED.check_time, failing_time = EXCLUDED.failing_time, attributes = EXCLUDED.attributes, title = EXCLUDED.title").
 		Exec(ctx)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/uptrace/bun"
 	"golang.org/x/sync/errgroup"
 
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
@@ -121,6 +122,52 @@ func TestUnchangedFindingsAreLeftAlone(t *testing.T) {
 	var events int
 	if err := s.bun.NewRaw("SELECT count(*) FROM transitions").Scan(t.Context(), &events); err != nil || events != 1 {
 		t.Errorf("%d transitions, want 1 (%v)", events, err)
+	}
+}
+
+// A scan that finds a thousand findings as they were writes a row of checks for
+// each, the books of its run, and nothing else.
+func TestUnchangedFindingsWriteNothingElse(t *testing.T) {
+	t.Parallel()
+	s := service(t)
+	s.brake = brake{0.5, 20}
+	const n = 1000
+	all := func(hour int) (o []*scanv1.Observation) { return many(0, n, hour, rulev1.Outcome_OUTCOME_VIOLATION) }
+	scanOnce(t, s, 0, complete, all(0)...)
+	startRun(t, s, "again", here)
+	var tables []string
+	if err := s.bun.NewRaw("SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'goose_db_version'").Scan(t.Context(), &tables); err != nil {
+		t.Fatal(err)
+	}
+	versions := func() map[string]map[string]bool {
+		out := map[string]map[string]bool{}
+		for _, table := range tables {
+			var rows []string
+			if err := s.bun.NewRaw("SELECT xmin || ' ' || ctid FROM ?", bun.Ident(table)).Scan(t.Context(), &rows); err != nil {
+				t.Fatal(err)
+			}
+			out[table] = map[string]bool{}
+			for _, r := range rows {
+				out[table][r] = true
+			}
+		}
+		return out
+	}
+	before := versions()
+	observe(t, s, &findingv1.FindingsObserved{RunId: "again", Scope: here, Execution: "1.1", Sequence: 1, Observations: all(1)})
+	for table, rows := range versions() {
+		written := 0
+		for r := range rows {
+			if !before[table][r] {
+				written++
+			}
+		}
+		if want := map[string]int{"checks": n, "run_scopes": 1, "batches": 1}[table]; written != want {
+			t.Errorf("%d rows of %s were written, want %d", written, table, want)
+		}
+		if len(rows) < len(before[table]) {
+			t.Errorf("rows of %s were removed", table)
+		}
 	}
 }
 

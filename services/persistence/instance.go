@@ -253,7 +253,7 @@ func (s *Service) RecordInstances(ctx context.Context, req *inventoryv1.RecordIn
 	resp := &inventoryv1.RecordInstancesResponse{}
 	err = s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
 		if len(rows) > 0 {
-			_, err := tx.NewInsert().Model(&rows).On("CONFLICT (account, region, id) DO UPDATE").
+			_, err := tx.NewInsert().Model(&rows).Returning("NULL").On("CONFLICT (account, region, id) DO UPDATE").
 				Set("arn = EXCLUDED.arn, zone = EXCLUDED.zone, name = EXCLUDED.name, type = EXCLUDED.type, state = EXCLUDED.state").
 				Set("platform = EXCLUDED.platform, lifecycle = EXCLUDED.lifecycle, tags = EXCLUDED.tags, launch_time = EXCLUDED.launch_time").
 				Set("last_seen = EXCLUDED.last_seen, gone_time = NULL").Where("i.last_seen <= EXCLUDED.last_seen").Exec(ctx)
@@ -286,7 +286,7 @@ func (s *Service) RecordInstances(ctx context.Context, req *inventoryv1.RecordIn
 // recordDays stores days. One that was read earlier than what is there changes
 // nothing.
 func (tx *transaction) recordDays(ctx context.Context, days []*instanceDay, resp *inventoryv1.RecordInstancesResponse) error {
-	done, err := tx.NewInsert().Model(&days).On("CONFLICT (account, region, instance, day) DO UPDATE").
+	done, err := tx.NewInsert().Model(&days).Returning("NULL").On("CONFLICT (account, region, instance, day) DO UPDATE").
 		Set("cpu_average = EXCLUDED.cpu_average, cpu_p95 = EXCLUDED.cpu_p95, cpu_maximum = EXCLUDED.cpu_maximum").
 		Set("cpu_hours = EXCLUDED.cpu_hours, cpu_source = EXCLUDED.cpu_source, cpu_unknown = EXCLUDED.cpu_unknown").
 		Set("memory_average = EXCLUDED.memory_average, memory_p95 = EXCLUDED.memory_p95, memory_maximum = EXCLUDED.memory_maximum").

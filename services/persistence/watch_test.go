@@ -30,10 +30,27 @@ func follow(ctx context.Context, s *Service, req *findingv1.WatchFindingsRequest
 func TestWatchMissesNothing(t *testing.T) {
 	t.Parallel()
 	dsn := devtest.DB(t, Migrate)
-	watched, _ := replica(t, dsn)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	go watched.listen(ctx)
+	// The service that is watched dies again and again as well.
+	var watched *Service
+	var die context.CancelFunc
+	restart := func() {
+		if watched != nil {
+			die()
+			watched.Close()
+		}
+		var err error
+		if watched, err = open(Config{DatabaseURL: dsn, Connections: 4}, quiet(), &taken{}, time.Now); err != nil {
+			t.Fatal(err)
+		}
+		close(watched.ready)
+		var life context.Context
+		life, die = context.WithCancel(ctx)
+		go watched.listen(life)
+	}
+	restart()
+	defer func() { die(); watched.Close() }()
 	const writers, runs, volumes = 3, 8, 10
 	var g errgroup.Group
 	for w := range writers {
@@ -48,11 +65,18 @@ func TestWatchMissesNothing(t *testing.T) {
 					m.Observations = append(m.Observations, volume(sc, fmt.Sprintf("vol-%d", v), rulev1.Outcome(r%2+1), at(r))) // opened, resolved, reopened, …
 				}
 				observe(t, s, m)
+				req := &findingv1.BatchUpdateFindingsRequest{Actor: "ana", Action: &findingv1.BatchUpdateFindingsRequest_Comment{Comment: &findingv1.Comment{Text: "hm"}}}
+				for _, o := range m.GetObservations() {
+					req.Findings = append(req.Findings, &findingv1.FindingRef{Id: o.GetFindingId()})
+				}
+				if _, err := s.BatchUpdateFindings(ctx, req); err != nil {
+					return err
+				}
 			}
 			return nil
 		})
 	}
-	const want = writers * runs * volumes
+	const want = 2 * writers * runs * volumes
 	seen, last := map[string]bool{}, map[string]findingv1.State{}
 	req := &findingv1.WatchFindingsRequest{FromStart: true}
 	random := rand.New(rand.NewPCG(3, 4))
@@ -67,7 +91,7 @@ func TestWatchMissesNothing(t *testing.T) {
 					continue
 				}
 				tr := m.GetTransition()
-				key := fmt.Sprint(tr.GetFindingId(), tr.GetTime())
+				key := fmt.Sprint(tr.GetFindingId(), tr.GetKind(), tr.GetTime())
 				if seen[key] {
 					t.Errorf("twice: %v", tr)
 				}
@@ -89,6 +113,9 @@ func TestWatchMissesNothing(t *testing.T) {
 		stop()
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
+		}
+		if random.IntN(4) == 0 {
+			restart()
 		}
 	}
 	if err := g.Wait(); err != nil {

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"math/bits"
 	"strings"
 	"time"
 
@@ -42,9 +43,11 @@ var shorthands = map[string]string{
 	"@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@hourly": "0 * * * *",
 }
 
-// parser looks far enough ahead for every expression that ever fires: 29
-// February falls on a given weekday at least once in 40 years.
-var parser = cron.MustNewParser(cron.Second | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow).WithMaxSearchYears(40)
+var parser = cron.MustNewParser(cron.Second | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow)
+
+// searched is far enough for every expression that ever fires: 29 February
+// falls on a given weekday at least once in 40 years.
+const searched = 41 * 366 * day
 
 const wantSchedule = `want five fields such as "0 */6 * * *", six with the second first, @daily and the like, or "@every 90m"`
 
@@ -199,16 +202,108 @@ func (s schedule) prev(before time.Time) time.Time {
 	}
 }
 
-// nextReading is the first reading after one that matches the expression.
+const day = 24 * 60 * 60
+
+// nextReading is the first reading after one that matches the expression. The
+// library's own search goes from minute to minute; this one goes from day to
+// day and finds the time of day at once.
 func (s schedule) nextReading(after int64) (int64, bool) {
-	t := s.cron.Next(time.Unix(after, 0).UTC())
-	return t.Unix(), !t.IsZero() && t.Unix() < latest+farthest
+	midnight, from := after+1-mod(after+1, day), mod(after+1, day)
+	for end := midnight + searched; midnight < end && midnight < latest+farthest; from = 0 {
+		date := time.Unix(midnight, 0).UTC()
+		if !has(s.cron.Month, int(date.Month())) {
+			midnight = time.Date(date.Year(), date.Month()+1, 1, 0, 0, 0, 0, time.UTC).Unix()
+			continue
+		}
+		if has(s.cron.Dom, date.Day()) && has(s.cron.Dow, int(date.Weekday())) {
+			if t, ok := s.timeFrom(from); ok {
+				return midnight + t, true
+			}
+		}
+		midnight += day
+	}
+	return 0, false
 }
 
 // prevReading is the last reading before one that matches the expression.
 func (s schedule) prevReading(before int64) (int64, bool) {
-	t := s.cron.Prev(time.Unix(before, 0).UTC())
-	return t.Unix(), !t.IsZero() && t.Unix() > earliest-farthest
+	midnight, to := before-1-mod(before-1, day), mod(before-1, day)
+	for end := midnight - searched; midnight > end && midnight > earliest-farthest; to = day - 1 {
+		date := time.Unix(midnight, 0).UTC()
+		if !has(s.cron.Month, int(date.Month())) {
+			midnight = time.Date(date.Year(), date.Month(), 0, 0, 0, 0, 0, time.UTC).Unix()
+			continue
+		}
+		if has(s.cron.Dom, date.Day()) && has(s.cron.Dow, int(date.Weekday())) {
+			if t, ok := s.timeTo(to); ok {
+				return midnight + t, true
+			}
+		}
+		midnight -= day
+	}
+	return 0, false
+}
+
+// timeFrom is the first time of day at or after t, in seconds, that matches.
+func (s schedule) timeFrom(t int64) (int64, bool) {
+	hour, minute, second := int(t/3600), int(t/60%60), int(t%60)
+	if h := first(s.cron.Hour, hour, 23); h != hour {
+		hour, minute, second = h, 0, 0
+	}
+	if m := first(s.cron.Minute, minute, 59); m != minute && hour >= 0 {
+		if minute, second = m, 0; m < 0 {
+			hour, minute = first(s.cron.Hour, hour+1, 23), first(s.cron.Minute, 0, 59)
+		}
+	}
+	if sec := first(s.cron.Second, second, 59); sec >= 0 || hour < 0 {
+		second = sec
+	} else {
+		second = first(s.cron.Second, 0, 59)
+		if minute = first(s.cron.Minute, minute+1, 59); minute < 0 {
+			hour, minute = first(s.cron.Hour, hour+1, 23), first(s.cron.Minute, 0, 59)
+		}
+	}
+	return int64(hour)*3600 + int64(minute)*60 + int64(second), hour >= 0
+}
+
+// timeTo is the last time of day at or before t, in seconds, that matches.
+func (s schedule) timeTo(t int64) (int64, bool) {
+	hour, minute, second := int(t/3600), int(t/60%60), int(t%60)
+	if h := last(s.cron.Hour, hour); h != hour {
+		hour, minute, second = h, 59, 59
+	}
+	if m := last(s.cron.Minute, minute); m != minute && hour >= 0 {
+		if minute, second = m, 59; m < 0 {
+			hour, minute = last(s.cron.Hour, hour-1), last(s.cron.Minute, 59)
+		}
+	}
+	if sec := last(s.cron.Second, second); sec >= 0 || hour < 0 {
+		second = sec
+	} else {
+		second = last(s.cron.Second, 59)
+		if minute = last(s.cron.Minute, minute-1); minute < 0 {
+			hour, minute = last(s.cron.Hour, hour-1), last(s.cron.Minute, 59)
+		}
+	}
+	return int64(hour)*3600 + int64(minute)*60 + int64(second), hour >= 0
+}
+
+func has(set uint64, n int) bool { return set>>n&1 == 1 }
+
+// first is the least member of a set from n to most, or -1.
+func first(set uint64, n, most int) int {
+	if set = set & (1<<(most+1) - 1) >> n << n; n > most || set == 0 {
+		return -1
+	}
+	return bits.TrailingZeros64(set)
+}
+
+// last is the greatest member of a set up to n, or -1.
+func last(set uint64, n int) int {
+	if n < 0 {
+		return -1
+	}
+	return bits.Len64(set&(1<<(n+1)-1)) - 1
 }
 
 // mod is the rest of a division, never negative.

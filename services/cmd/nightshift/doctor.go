@@ -152,6 +152,8 @@ func (c *cli) printChecks(checks []check) error {
 type doctor struct {
 	c   *cli
 	end *endpoints // of an "up" that runs here, or nil
+	// unread: there is a file that should tell of one, and it cannot be read.
+	unread bool
 
 	mu     sync.Mutex
 	checks map[string][]check // by area
@@ -178,6 +180,7 @@ func (c *cli) examine(ctx context.Context) []check {
 	case err == nil:
 		d.end = e
 	case !errors.Is(err, fs.ErrNotExist):
+		d.unread = true
 		d.say("configuration", "data directory", fail, err.Error(), "Stop what runs on it, remove the file and start it again.")
 	}
 	var all sync.WaitGroup
@@ -254,7 +257,7 @@ func (d *doctor) configuration(context.Context) {
 	if bad == 0 {
 		d.say("configuration", "variables", ok, "the variables that are set here can be read by all services", "")
 	}
-	if dir, named := d.c.dir(); named && d.end == nil {
+	if dir, named := d.c.dir(); named && d.end == nil && !d.unread {
 		d.say("configuration", "data directory", warn, "nothing runs on "+dir, "\"nightshift up --data-dir "+dir+"\" starts it; leave out --data-dir and NIGHTSHIFT_DATA_DIR to look at the usual addresses.")
 	}
 }

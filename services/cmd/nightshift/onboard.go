@@ -270,7 +270,7 @@ type checkRow struct {
 	*accountv1.Check
 }
 
-var checkColumns = []column[checkRow]{
+var permissionColumns = []column[checkRow]{
 	{head: "Account", spare: 2, text: func(r checkRow) string { return r.account }},
 	{head: "Check", text: func(r checkRow) string { return name(r.GetKind()) }},
 	{head: "Of", flex: 20, text: func(r checkRow) string { return r.GetSubject() }},
@@ -300,7 +300,7 @@ var verificationColumns = []column[*accountv1.Verification]{
 // say.
 func (c *cli) printVerifications(all []*accountv1.Verification, lost int) error {
 	if c.output == formatTable {
-		p := newPrinter(c, func(checkRow) object { return nil }, checkColumns)
+		p := newPrinter(c, func(checkRow) object { return nil }, permissionColumns)
 		for _, v := range all {
 			for _, k := range v.GetChecks() {
 				if err := p.add(checkRow{v.GetAccount(), k}); err != nil {
