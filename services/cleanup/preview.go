@@ -48,6 +48,6 @@ func (s *Service) PreviewCleanup(ctx context.Context, req *cleanupv1.PreviewClea
 
 // preview counts one target.
 func (s *Service) preview(ctx context.Context, r *rule) (*retentionv1.Preview, error) {
-	resp, err := s.retention.PreviewRetention(ctx, &retentionv1.PreviewRetentionRequest{Target: r.target, BeforeTime: r.before(s.now()), Keep: r.keepNewest()})
+	resp, err := call(ctx, s.retention.PreviewRetention, &retentionv1.PreviewRetentionRequest{Target: r.target, BeforeTime: r.before(s.now()), Keep: r.keepNewest()})
 	return resp.GetPreview(), err
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/grpc"
+
 	retentionv1 "nightshift.dev/gen/nightshift/retention/v1"
 	"nightshift.dev/pkg/job"
 )
@@ -16,8 +18,9 @@ const (
 	// these bounds: others have Postgres at least half of the time.
 	shortestPause = 10 * time.Millisecond
 	longestPause  = 2 * time.Second
-	// reportTimeout bounds what is said at the end.
-	reportTimeout = 20 * time.Second
+	// callTimeout bounds one call to persistence, which may have to go through
+	// everything of a kind.
+	callTimeout = 2 * time.Minute
 )
 
 // do cleans up one target. However often it is broken off and begun again, it
@@ -52,7 +55,7 @@ func (s *Service) clean(ctx context.Context, t *job.Task, r *rule, dry bool) err
 	if r.unit == "" {
 		done = "marked"
 	}
-	preview, err := s.retention.PreviewRetention(ctx, &retentionv1.PreviewRetentionRequest{Target: r.target, BeforeTime: report.GetBeforeTime(), Keep: r.keepNewest()})
+	preview, err := call(ctx, s.retention.PreviewRetention, &retentionv1.PreviewRetentionRequest{Target: r.target, BeforeTime: report.GetBeforeTime(), Keep: r.keepNewest()})
 	if err != nil {
 		return job.Await(err)
 	}
@@ -67,7 +70,7 @@ func (s *Service) clean(ctx context.Context, t *job.Task, r *rule, dry bool) err
 	}
 	for more := true; more; {
 		begun := time.Now()
-		resp, err := s.retention.ApplyRetention(ctx, &retentionv1.ApplyRetentionRequest{Target: r.target, BeforeTime: report.GetBeforeTime(), Keep: r.keepNewest(), Limit: batchRows})
+		resp, err := call(ctx, s.retention.ApplyRetention, &retentionv1.ApplyRetentionRequest{Target: r.target, BeforeTime: report.GetBeforeTime(), Keep: r.keepNewest(), Limit: batchRows})
 		if err != nil {
 			// What has been done until now is said all the same.
 			if report.GetRows() > 0 {
@@ -104,10 +107,15 @@ func (s *Service) clean(ctx context.Context, t *job.Task, r *rule, dry bool) err
 
 // report says in the system log what was done.
 func (s *Service) report(ctx context.Context, r *retentionv1.ReportRetentionRequest) error {
-	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
-	defer cancel()
-	_, err := s.retention.ReportRetention(ctx, r)
+	_, err := call(ctx, s.retention.ReportRetention, r)
 	return job.Await(err)
+}
+
+// call makes one call to persistence with a deadline.
+func call[Q, R any](ctx context.Context, f func(context.Context, Q, ...grpc.CallOption) (R, error), req Q) (R, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return f(ctx, req)
 }
 
 // heartbeat gives signs of life until ctx ends.
