@@ -6,6 +6,7 @@ package services
 import (
 	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/scan"
+	"nightshift.dev/services/cleanup"
 	"nightshift.dev/services/health"
 	"nightshift.dev/services/persistence"
 	"nightshift.dev/services/scheduler"
@@ -23,5 +24,6 @@ var All = []app.Definition{
 	waste.Definition,
 	security.Definition,
 	health.Definition,
+	cleanup.Definition,
 	scheduler.Definition,
 }

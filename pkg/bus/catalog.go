@@ -71,7 +71,7 @@ func Events() []*Event { return slices.Clone(catalog) }
 var scanners = []string{"waste", "security"}
 
 // workers are the services that handle jobs.
-var workers = append([]string{"health"}, scanners...)
+var workers = append([]string{"cleanup", "health"}, scanners...)
 
 // event declares one kind of message.
 func event[T proto.Message](publishers, consumers, tokens []string, route func(T) []string, id func(T) string, exampleText string, example ...string) *Event {

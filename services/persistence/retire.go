@@ -120,6 +120,7 @@ const oldRuns = `
 			WHEN r.end_time IS NULL THEN 'they have not ended'
 			WHEN row_number() OVER (PARTITION BY r.job ORDER BY r.start_time DESC, r.id) <= ?1 THEN 'they are the newest of their job'
 			WHEN r.id IN (SELECT c.last_run_id FROM findings f JOIN checks c ON c.id = f.id WHERE f.state <> 2) THEN 'they were the last to see an open finding'
+			WHEN r.id IN (SELECT h.run_id FROM held h) THEN 'what they found is held'
 			ELSE ''
 		END AS why
 		FROM runs r
@@ -204,6 +205,7 @@ func removeRuns(ctx context.Context, s *Service, r retention) (*applied, error) 
 const oldFindings = `
 	SELECT f.id, f.resolve_time AS time, f.service, f.account, f.region, CASE
 		WHEN EXISTS (SELECT FROM orphans o WHERE o.finding_id = f.id) THEN 'no scan looks at them any more'
+		WHEN EXISTS (SELECT FROM held h WHERE h.finding_id = f.id) THEN 'a change of theirs is held'
 		WHEN f.id IN (SELECT t.finding_id FROM outbox o JOIN transitions t ON t.seq = o.transition WHERE o.error IS NULL) THEN 'a change of theirs is still to be published'
 		WHEN f.id = (SELECT t.finding_id FROM transitions t ORDER BY t.seq DESC LIMIT 1) THEN 'they changed last of all'
 		ELSE ''
