@@ -243,7 +243,7 @@ func TestBackoff(t *testing.T) {
 // BenchmarkBeatScope gives signs of life a second, of 500 scopes at once whose
 // figures change with each. Every 3 s there are 167 a second.
 func BenchmarkBeatScope(b *testing.B) {
-	s := durable(b)
+	s, _ := durable(b)
 	scopes := make([]*scanv1.Scope, 500)
 	for i := range scopes {
 		scopes[i] = &scanv1.Scope{Service: "waste", Account: fmt.Sprintf("%012d", i), Region: "eu-west-1"}

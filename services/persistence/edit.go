@@ -144,7 +144,7 @@ func (s *Service) BatchUpdateFindings(ctx context.Context, req *findingv1.BatchU
 	}
 	resp := &findingv1.BatchUpdateFindingsResponse{}
 	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
-		tx.actor = strings.TrimSpace(req.GetActor())
+		tx.actor, resp.Results = strings.TrimSpace(req.GetActor()), nil // whatever an attempt before this one answered
 		answered, err := tx.answered(ctx, req.GetRequestId(), req, resp)
 		if err != nil || answered {
 			return err
@@ -409,6 +409,7 @@ func (s *Service) followAccountOwners(ctx context.Context) error {
 	for _, m := range moved {
 		for done := false; !done; {
 			err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
+				done = false
 				var ids []string
 				err := tx.NewRaw("SELECT id FROM findings WHERE account = ? AND assignee = '' AND resource_owner = '' AND owner <> ? LIMIT ?", m.Account, m.Owner, editChunk).Scan(ctx, &ids)
 				if err != nil {

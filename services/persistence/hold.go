@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -126,12 +127,12 @@ func (tx *transaction) pendingHolds(ctx context.Context, byID map[string]*observ
 		}
 		pending[h.FindingID] = h
 	}
-	return pending, tx.forgetHeld(ctx, wrong)
+	return pending, tx.dropHeld(ctx, wrong)
 }
 
-// forgetHeld removes rows of held, and the holds they were the last of unless the
+// dropHeld removes rows of held, and the holds they were the last of unless the
 // run was released.
-func (tx *transaction) forgetHeld(ctx context.Context, rows []*heldRow) error {
+func (tx *transaction) dropHeld(ctx context.Context, rows []*heldRow) error {
 	if len(rows) == 0 {
 		return nil
 	}
@@ -261,7 +262,7 @@ func (tx *transaction) holdBack(ctx context.Context, judged []*judgement, byID m
 			}
 		}
 	}
-	if err := tx.forgetHeld(ctx, over); err != nil {
+	if err := tx.dropHeld(ctx, over); err != nil {
 		return nil, err
 	}
 	for k, c := range done {
@@ -424,10 +425,6 @@ func (s *Service) ListHolds(ctx context.Context, req *findingv1.ListHoldsRequest
 
 var heldOrder = order[*heldRow]{{expr: "h.finding_id", key: textKey(func(h *heldRow) string { return h.FindingID })}}
 
-func nothingHeld(run string) error {
-	return errs.New(errs.NotFound, "HOLD_NOT_FOUND", "nothing of run %s is held", run)
-}
-
 // ListHeldTransitions implements FindingService.
 func (s *Service) ListHeldTransitions(ctx context.Context, req *findingv1.ListHeldTransitionsRequest) (*findingv1.ListHeldTransitionsResponse, error) {
 	if err := refuseNUL(req, ""); err != nil {
@@ -444,7 +441,7 @@ func (s *Service) ListHeldTransitions(ctx context.Context, req *findingv1.ListHe
 		return nil, err
 	}
 	if len(rows) == 0 {
-		return nil, nothingHeld(req.GetRunId())
+		return nil, errs.New(errs.NotFound, "HOLD_NOT_FOUND", "nothing of run %s is held", req.GetRunId())
 	}
 	var ids []string
 	for _, h := range rows {
@@ -489,11 +486,13 @@ func (s *Service) ListHeldTransitions(ctx context.Context, req *findingv1.ListHe
 
 // eachHeld hands over what is held of a run, scope by scope and some thousand
 // at a time, each in a transaction of its own under the scope's lock, in which
-// the rows are removed. The last of those transactions calls end.
-func (s *Service) eachHeld(ctx context.Context, runID, account, actor string, do func(ctx context.Context, tx *transaction, k scopeKey, rows []*heldRow) error, end func(tx *transaction, keys []accountKey)) (int64, error) {
+// the rows are removed. It returns how many rows that were, and how many
+// transitions came of them. The last of the transactions notes what became of
+// it, under the name of an event of the system log.
+func (s *Service) eachHeld(ctx context.Context, runID, account, actor, event string, do func(ctx context.Context, tx *transaction, k scopeKey, rows []*heldRow) error) (total, changes int64, err error) {
 	db, err := s.db(ctx)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	restrict := func(q *bun.SelectQuery) *bun.SelectQuery {
 		q = q.Model((*heldRow)(nil)).Where("h.run_id = ?", runID)
@@ -502,53 +501,55 @@ func (s *Service) eachHeld(ctx context.Context, runID, account, actor string, do
 		}
 		return q
 	}
-	var total int64
 	keys := map[accountKey]bool{}
 	for {
 		var next []scopeKey
 		if err := restrict(db.NewSelect()).Column("run_id", "service", "account", "region").Limit(1).Scan(ctx, &next); err != nil {
-			return total, fault(err)
+			return total, changes, fault(err)
 		}
 		if len(next) == 0 {
 			break
 		}
+		k := next[0]
+		var rows []*heldRow
+		var changed int64
 		err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
-			tx.actor = actor
+			tx.actor, rows = actor, nil
 			if _, err := tx.NewRaw("SET LOCAL statement_timeout = '5min'").Exec(ctx); err != nil {
 				return err
 			}
 			if err := tx.lockScopes(ctx, next); err != nil {
 				return err
 			}
-			var rows []*heldRow
-			k := next[0]
 			err := restrict(tx.NewSelect()).Where("h.service = ?", k.Service).Where("h.account = ?", k.Account).Where("h.region = ?", k.Region).
 				Order("h.finding_id").Limit(ingestRows).Scan(ctx, &rows)
 			if err != nil || len(rows) == 0 {
 				return err
 			}
-			keys[k.accountKey()] = true
-			total += int64(len(rows))
-			if err := tx.forgetHeld(ctx, rows); err != nil {
+			if err := tx.dropHeld(ctx, rows); err != nil {
 				return err
 			}
 			if err := do(ctx, tx, k, rows); err != nil {
 				return err
 			}
+			changed = int64(len(tx.changes))
 			left, err := restrict(tx.NewSelect()).Limit(1).Count(ctx)
 			if err == nil && left == 0 {
-				end(tx, sortedKeys(keys))
+				keys[k.accountKey()] = true
+				tx.noteHold(event, runID, sortedKeys(keys), total+int64(len(rows)))
 			}
 			return err
 		})
 		if err != nil {
-			return total, err
+			return total, changes, err
 		}
+		keys[k.accountKey()] = true
+		total, changes = total+int64(len(rows)), changes+changed
 	}
 	if total == 0 {
-		return 0, nothingHeld(runID)
+		return 0, 0, errs.New(errs.NotFound, "HOLD_NOT_FOUND", "nothing of run %s is held", runID)
 	}
-	return total, nil
+	return total, changes, nil
 }
 
 // ReleaseHold implements FindingService.
@@ -556,8 +557,7 @@ func (s *Service) ReleaseHold(ctx context.Context, req *findingv1.ReleaseHoldReq
 	if err := refuseNUL(req, ""); err != nil {
 		return nil, err
 	}
-	var released int64
-	total, err := s.eachHeld(ctx, req.GetRunId(), req.GetAccount(), req.GetActor(), func(ctx context.Context, tx *transaction, k scopeKey, rows []*heldRow) error {
+	total, released, err := s.eachHeld(ctx, req.GetRunId(), req.GetAccount(), req.GetActor(), "findings_released", func(ctx context.Context, tx *transaction, k scopeKey, rows []*heldRow) error {
 		tx.unbraked = true
 		// Whatever the run is still to find is released as well.
 		_, err := tx.NewRaw("INSERT INTO holds (run_id, service, account, time, before, released) VALUES (?, ?, ?, ?, 0, true) ON CONFLICT (run_id, service, account) DO UPDATE SET released = true",
@@ -565,13 +565,7 @@ func (s *Service) ReleaseHold(ctx context.Context, req *findingv1.ReleaseHoldReq
 		if err != nil {
 			return err
 		}
-		if err := tx.replay(ctx, k, rows); err != nil {
-			return err
-		}
-		released += int64(len(tx.changes))
-		return nil
-	}, func(tx *transaction, keys []accountKey) {
-		tx.noteHold("findings_released", "released", req.GetRunId(), keys, released)
+		return tx.replay(ctx, k, rows)
 	})
 	if err != nil {
 		return nil, err
@@ -580,7 +574,8 @@ func (s *Service) ReleaseHold(ctx context.Context, req *findingv1.ReleaseHoldReq
 }
 
 // noteHold says in the system log what became of what was held.
-func (tx *transaction) noteHold(event, what, runID string, keys []accountKey, n int64) {
+func (tx *transaction) noteHold(event, runID string, keys []accountKey, n int64) {
+	what := strings.TrimPrefix(event, "findings_")
 	for _, k := range keys {
 		tx.note(entry{
 			Level: systemlogv1.Level_LEVEL_INFO, Event: event, Service: k.Service, RunID: runID, Account: k.Account,
@@ -658,9 +653,7 @@ func (s *Service) DiscardHold(ctx context.Context, req *findingv1.DiscardHoldReq
 	if err := refuseNUL(req, ""); err != nil {
 		return nil, err
 	}
-	var discarded int64
-	total, err := s.eachHeld(ctx, req.GetRunId(), req.GetAccount(), req.GetActor(), func(ctx context.Context, tx *transaction, _ scopeKey, rows []*heldRow) error {
-		discarded += int64(len(rows))
+	total, _, err := s.eachHeld(ctx, req.GetRunId(), req.GetAccount(), req.GetActor(), "findings_discarded", func(ctx context.Context, tx *transaction, _ scopeKey, rows []*heldRow) error {
 		var ids []string
 		for _, h := range rows {
 			if h.Observation == nil {
@@ -670,8 +663,6 @@ func (s *Service) DiscardHold(ctx context.Context, req *findingv1.DiscardHoldReq
 		// Two complete listings are to miss them anew.
 		_, err := tx.NewRaw("UPDATE checks SET absent_runs = 0 WHERE id = ANY(?)", pgdialect.Array(ids)).Exec(ctx)
 		return err
-	}, func(tx *transaction, keys []accountKey) {
-		tx.noteHold("findings_discarded", "discarded", req.GetRunId(), keys, discarded)
 	})
 	if err != nil {
 		return nil, err

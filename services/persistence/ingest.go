@@ -562,6 +562,7 @@ func (j *judgement) settle(o *observation, exemptions []*exemption, accountOwner
 		f.State = *j.FromState
 	}
 	// What is acknowledged until it changes has changed.
+	f.Ack, f.AckUntil = nil, nil
 	if j.FromAckUntil != nil || j.Kind != findingv1.TransitionKind_TRANSITION_KIND_CHANGED {
 		f.Ack, f.AckUntil = j.FromAck, j.FromAckUntil
 	}

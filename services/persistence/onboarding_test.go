@@ -285,7 +285,7 @@ func TestDeletedAccountsComeBack(t *testing.T) {
 	}
 	const other = "444455556666"
 	// What was onboarded in its earlier life is not this one.
-	if _, err := finishLook(s, look(other, ok), func() *accountv1.StartVerificationResponse {
+	if _, err := finishLook(s, verification(other, ok), func() *accountv1.StartVerificationResponse {
 		onboard(t, s, other)
 		return startVerification(t, s, other)
 	}()); err != nil {
