@@ -500,7 +500,7 @@ func TestReconcileStreams(t *testing.T) {
 		t.Errorf("stream %+v with %d messages", c, info.State.Msgs)
 	}
 	job := mustStream(t, b, "NIGHTSHIFT_JOB").CachedInfo().Config
-	if !job.DenyDelete || !job.DenyPurge || job.MaxAge != 0 || job.MaxBytes != -1 || job.MaxMsgsPerSubject != 100 || job.Retention != jetstream.LimitsPolicy || job.Storage != jetstream.FileStorage {
+	if !job.DenyDelete || !job.DenyPurge || job.MaxAge != 0 || job.MaxBytes != -1 || job.MaxMsgsPerSubject != jobRecords || job.Retention != jetstream.LimitsPolicy || job.Storage != jetstream.FileStorage {
 		t.Errorf("the log of jobs can forget: %+v", job)
 	}
 
