@@ -191,7 +191,10 @@ func (x *execution) retry(ctx context.Context, failed error) error {
 func (x *execution) finish(ctx context.Context, failed error) error {
 	t, f := x.task, x.task.End
 	f.RunId, f.Scope, f.Execution = t.Run, t.Scope, t.Execution
-	f.StartTime, f.EndTime = timestamppb.New(t.begun), timestamppb.New(x.now())
+	if f.StartTime == nil {
+		f.StartTime = timestamppb.New(t.begun)
+	}
+	f.EndTime = timestamppb.New(x.now())
 	if f.Progress == nil {
 		f.Progress = t.snapshot()
 	}

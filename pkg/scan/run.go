@@ -129,6 +129,11 @@ func newScanner(cloud *aws.Cloud, set *Set, o Options) (*scanner, error) {
 	return s, nil
 }
 
+// precise is a scan's time as everybody keeps it: what is said of its verdicts
+// and of its end must be the same instant, and of two scans in the same second
+// one came first.
+func precise(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
 // scan scans one scope. remember tells what earlier scans left behind; nil
 // remembers nothing. The result is never nil. The error says why the scope
 // failed as a whole — no listing showed anything — or is the sink's.
@@ -145,7 +150,7 @@ func (s *scanner) scan(ctx context.Context, t Target, remember func(arn, state s
 	if x.at.IsZero() {
 		x.at = time.Now()
 	}
-	x.at = x.at.UTC().Truncate(time.Second)
+	x.at = precise(x.at)
 	result := &scanv1.ScopeResult{Scope: x.name}
 	for _, e := range s.run {
 		for _, p := range e.parts {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	accountv1 "nightshift.dev/gen/nightshift/account/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
@@ -133,7 +134,9 @@ func (w *Worker) scanScope(ctx context.Context, t *job.Task) error {
 	if err != nil { // the run was planned with them: its rules have changed since
 		return job.Permanent(err)
 	}
-	scanner, err := newScanner(w.cloud, w.set, Options{Rules: sel.rules, Settings: w.settings, Prices: w.prices, At: w.now(), Log: w.log})
+	at := precise(w.now())
+	t.End.StartTime = timestamppb.New(at)
+	scanner, err := newScanner(w.cloud, w.set, Options{Rules: sel.rules, Settings: w.settings, Prices: w.prices, At: at, Log: w.log})
 	if err != nil {
 		return err
 	}

@@ -126,7 +126,7 @@ func theatre(t *testing.T, set *Set, accounts ...*accountv1.Account) *stage {
 	})
 	var err error
 	st.worker, err = New(t.Context(), &app.Env{
-		Name: set.Service(), Log: log, Bus: st.bus, Now: func() time.Time { return testTime },
+		Name: set.Service(), Log: log, Bus: st.bus, Now: func() time.Time { return testTime.Add(123456789) }, // clocks do not strike whole seconds
 		Dial: func(string) grpc.ClientConnInterface { return persistence },
 	}, set, Config{Scopes: 2, QuotaShare: 1, Endpoint: "http://127.0.0.1:1", AccessKeyID: "AKIATEST", SecretAccessKey: "x"}, "")
 	if err != nil {
@@ -272,6 +272,10 @@ func TestRunFromTriggerToEnd(t *testing.T) {
 			}
 			sighted += len(b.GetSightings())
 			for _, o := range b.GetObservations() {
+				// To the end of the scope the verdict is as old as the scan; a difference would make it one of another scan.
+				if at, start := o.GetObservedAt().AsTime(), scopes[key].GetStartTime().AsTime(); !at.Equal(start) || at.Nanosecond() == 0 {
+					t.Fatalf("%s: observed at %s by the scan of %s", key, at, start)
+				}
 				if o.GetVerdict().GetOutcome() != rulev1.Outcome_OUTCOME_VIOLATION {
 					others = append(others, o.GetResource().GetId())
 					continue

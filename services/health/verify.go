@@ -18,7 +18,7 @@ import (
 	"nightshift.dev/pkg/access"
 	"nightshift.dev/pkg/aws"
 	"nightshift.dev/pkg/errs"
-	"nightshift.dev/pkg/page"
+	pages "nightshift.dev/pkg/page"
 )
 
 const (
@@ -346,7 +346,7 @@ func (v *verifier) ListOrganizationAccounts(ctx context.Context, req *accountv1.
 		return nil, errs.New(errs.InvalidArgument, "BAD_ROLE", "the accounts cannot be listed").Field("role_name", "%s", err)
 	}
 	token := ""
-	if _, err := page.Parse(req.GetPageToken(), &token, "organization"); err != nil {
+	if _, err := pages.Parse(req.GetPageToken(), &token, "organization"); err != nil {
 		return nil, err
 	}
 	who, err := v.cloud.Caller(ctx)
@@ -363,7 +363,7 @@ func (v *verifier) ListOrganizationAccounts(ctx context.Context, req *accountv1.
 	}
 	resp := &accountv1.ListOrganizationAccountsResponse{}
 	if next != "" {
-		resp.NextPageToken = page.Token(next, "organization")
+		resp.NextPageToken = pages.Token(next, "organization")
 	}
 	for _, a := range list {
 		resp.Accounts = append(resp.Accounts, organizationAccount(a, who.Partition, req.GetRoleName()))

@@ -226,7 +226,7 @@ func (s *Service) CreateOnboarding(ctx context.Context, req *accountv1.CreateOnb
 		if err != nil {
 			return err
 		}
-		if o == nil || o.State == onboardingCancelled {
+		if o == nil || o.State == onboardingCancelled || o.CreateTime.Before(present.CreateTime) { // or of the account's earlier life
 			return errs.New(errs.AlreadyExists, "ACCOUNT_EXISTS", "account %s is registered already, without onboarding; verify it instead", a.ID)
 		}
 		if err := present.same(req); err != nil {
@@ -536,18 +536,8 @@ func (tx *transaction) verified(ctx context.Context, a *account, o *onboarding, 
 	} else {
 		why = troubles(v.GetChecks())
 	}
-	e := entry{Level: systemlogv1.Level_LEVEL_INFO, Event: "account_verified", Service: "health", Account: a.ID,
-		Message: fmt.Sprintf("Account %s was verified: its role, external id, regions and permissions are as they should be.", a.ID), Attributes: map[string]string{}}
-	if !passed {
-		e.Level, e.Event = systemlogv1.Level_LEVEL_WARN, "account_verification_failed"
-		e.Message = fmt.Sprintf("Account %s cannot be scanned as it should: %s.", a.ID, why)
-		if m := missing(v.GetChecks()); len(m) > 0 {
-			e.Attributes["missing"] = strings.Join(m, ",")
-		}
-	}
-	e.Attributes["outcome"] = strings.TrimPrefix(v.GetOutcome().String(), "VERIFICATION_OUTCOME_")
-	tx.note(e)
 	if o == nil {
+		tx.noteVerified(a, v, why)
 		return nil
 	}
 	o.holds(a)
@@ -555,11 +545,39 @@ func (tx *transaction) verified(ctx context.Context, a *account, o *onboarding, 
 	if passed {
 		o.enter(onboardingCompleted, tx.now, o.it.GetAttempts(), "")
 		o.note(tx, systemlogv1.Level_LEVEL_INFO, "onboarding_completed", fmt.Sprintf("Account %s is onboarded: runs look at it from now on.", a.ID))
-	} else {
-		o.enter(onboardingFailed, tx.now, o.it.GetAttempts(), why)
+		return o.save(ctx, tx)
+	}
+	// Whoever waits for a role tries again and again: what was said once is enough.
+	news := o.lastError() != why
+	o.enter(onboardingFailed, tx.now, o.it.GetAttempts(), why)
+	if news {
 		o.note(tx, systemlogv1.Level_LEVEL_WARN, "onboarding_failed", fmt.Sprintf("The onboarding of account %s waits: %s.", a.ID, why))
 	}
 	return o.save(ctx, tx)
+}
+
+// lastError is why the last attempt that ended did not pass, or "".
+func (o *onboarding) lastError() string {
+	for _, st := range slices.Backward(o.it.GetSteps()) {
+		if st.GetState() == onboardingFailed {
+			return st.GetError()
+		}
+	}
+	return ""
+}
+
+// noteVerified says in the system log what a verification found that belongs to
+// no onboarding.
+func (tx *transaction) noteVerified(a *account, v *accountv1.Verification, why string) {
+	e := entry{
+		Level: systemlogv1.Level_LEVEL_INFO, Event: "account_verified", Service: "health", Account: a.ID,
+		Message:    fmt.Sprintf("Account %s was verified: its role, external id, regions and permissions are as they should be.", a.ID),
+		Attributes: map[string]string{"outcome": strings.TrimPrefix(v.GetOutcome().String(), "VERIFICATION_OUTCOME_"), "missing": strings.Join(missing(v.GetChecks()), ",")},
+	}
+	if why != "" {
+		e.Level, e.Event, e.Message = systemlogv1.Level_LEVEL_WARN, "account_verification_failed", fmt.Sprintf("Account %s cannot be scanned as it should: %s.", a.ID, why)
+	}
+	tx.note(e)
 }
 
 // outcomeOf sums up checks as VerificationOutcome says.
@@ -576,11 +594,15 @@ func outcomeOf(checks []*accountv1.Check) accountv1.VerificationOutcome {
 	return out
 }
 
-// missing are the IAM actions that AWS said are missing.
+// missing are the IAM actions that the role lacks. That the role cannot be
+// assumed is for many reasons, and no action of it.
 func missing(checks []*accountv1.Check) []string {
 	var out []string
 	for _, c := range checks {
-		if m := c.GetMissing(); c.GetStatus() == accountv1.CheckStatus_CHECK_STATUS_DENIED && m != "" && !slices.Contains(out, m) {
+		if c.GetKind() != accountv1.CheckKind_CHECK_KIND_PERMISSION || c.GetStatus() != accountv1.CheckStatus_CHECK_STATUS_DENIED {
+			continue
+		}
+		if m := cmp.Or(c.GetMissing(), c.GetSubject()); !slices.Contains(out, m) {
 			out = append(out, m)
 		}
 	}
@@ -600,7 +622,7 @@ func troubles(checks []*accountv1.Check) string {
 		case c.GetStatus() == accountv1.CheckStatus_CHECK_STATUS_UNKNOWN:
 			unknown++
 		case c.GetStatus() == accountv1.CheckStatus_CHECK_STATUS_WRONG,
-			c.GetStatus() == accountv1.CheckStatus_CHECK_STATUS_DENIED && c.GetMissing() == "":
+			c.GetStatus() == accountv1.CheckStatus_CHECK_STATUS_DENIED && c.GetKind() != accountv1.CheckKind_CHECK_KIND_PERMISSION:
 			if len(parts) < 10 {
 				parts = append(parts, strings.TrimSuffix(clean(c.GetDetail()), "."))
 			}

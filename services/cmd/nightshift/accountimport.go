@@ -226,13 +226,15 @@ func (c *cli) sayImported(items []*imported, some *accountv1.Onboarding, externa
 	}
 	c.say("%s %simported, %s registered before, %s left out, %s refused", count(counts["CREATED"]), would, count(counts["UNTOUCHED"]), count(counts["LEFT_OUT"]), count(counts["REFUSED"]))
 	if some != nil && (!verified || failed > 0) {
-		trusted := some.GetTemplateParameters()[access.TrustedPrincipal]
+		p := some.GetTemplateParameters()
+		trusted := p[access.TrustedPrincipal]
 		if trusted == "" {
 			trusted = trustUnknown
 		}
-		c.say("make the roles with a StackSet of \"nightshift accounts template cloudformation\", in one region, and by a stack in the management account,")
-		c.say("  with TrustedPrincipal=%s ExternalId=%s, and RoleName and RolePath as in the column of roles;", clean(trusted), clean(externalID))
-		c.say("  then \"nightshift accounts verify --pending\" tries them.")
+		role := fmt.Sprintf("RoleName=%s RolePath=%s", p[access.RoleName], p[access.RolePath])
+		c.say("make the roles with a StackSet of \"nightshift accounts template cloudformation\", in one region, and a stack in the management account, with")
+		c.say("  TrustedPrincipal=%s ExternalId=%s %s", clean(trusted), clean(externalID), clean(strings.ReplaceAll(role, some.GetAccount().GetId(), "{account}")))
+		c.say("then \"nightshift accounts verify --pending\" tries them")
 	}
 	switch {
 	case counts["REFUSED"] > 0:
