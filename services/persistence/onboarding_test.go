@@ -36,7 +36,7 @@ func onboard(t testing.TB, s *Service, id string) *accountv1.Onboarding {
 }
 
 // look is a verification with checks of these statuses, beginning and ending now.
-func look(id string, statuses ...accountv1.CheckStatus) *accountv1.Verification {
+func verification(id string, statuses ...accountv1.CheckStatus) *accountv1.Verification {
 	v := &accountv1.Verification{Account: id, StartTime: timestamppb.New(epoch), EndTime: timestamppb.New(epoch.Add(time.Second))}
 	for i, st := range statuses {
 		c := &accountv1.Check{Kind: accountv1.CheckKind_CHECK_KIND_PERMISSION, Subject: fmt.Sprintf("ec2:Describe%d", i), Status: st}
@@ -161,7 +161,7 @@ func TestOnboarding(t *testing.T) {
 	if start.GetAttempt() != 1 {
 		t.Errorf("the first attempt is %d", start.GetAttempt())
 	}
-	done, err := finishLook(s, look(acct, ok, no, ok, no, maybe), start)
+	done, err := finishLook(s, verification(acct, ok, no, ok, no, maybe), start)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,11 +170,11 @@ func TestOnboarding(t *testing.T) {
 		t.Errorf("after a verification that failed: %v", done)
 	}
 	start = startVerification(t, s, acct)
-	if again, err := finishLook(s, look(acct, ok), start); err != nil || again.GetOnboarding().GetState() != onboardingCompleted {
+	if again, err := finishLook(s, verification(acct, ok), start); err != nil || again.GetOnboarding().GetState() != onboardingCompleted {
 		t.Fatalf("after one that passed: %v, %v", again, err)
 	}
 	// Said twice, it is the same.
-	again, err := finishLook(s, look(acct, ok), start)
+	again, err := finishLook(s, verification(acct, ok), start)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func TestOnboarding(t *testing.T) {
 	// It is over: verifying goes on without it, and asking for it again gives it as it is.
 	if start := startVerification(t, s, acct); start.GetAttempt() != 0 {
 		t.Errorf("attempt %d of an onboarding that has ended", start.GetAttempt())
-	} else if r, err := finishLook(s, look(acct, no), start); err != nil || r.GetOnboarding() != nil || r.GetAccount().GetState() != accountActive {
+	} else if r, err := finishLook(s, verification(acct, no), start); err != nil || r.GetOnboarding() != nil || r.GetAccount().GetState() != accountActive {
 		t.Errorf("verified without onboarding: %v, %v", r, err)
 	}
 	if all := eventsOf(t, s, acct); all[len(all)-1] != "account_verification_failed" {
@@ -215,22 +215,22 @@ func TestVerificationsThatOverlap(t *testing.T) {
 	s := service(t)
 	onboard(t, s, acct)
 	first, second := startVerification(t, s, acct), startVerification(t, s, acct)
-	if _, err := finishLook(s, look(acct, ok), first); !errors.Is(err, errs.Aborted) {
+	if _, err := finishLook(s, verification(acct, ok), first); !errors.Is(err, errs.Aborted) {
 		t.Errorf("the first has ended after the second began: %v", err)
 	}
 	if _, err := s.UpdateAccount(t.Context(), &accountv1.UpdateAccountRequest{Account: &accountv1.Account{Id: acct}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"external_id"}}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := finishLook(s, look(acct, ok), second); !errors.Is(err, errs.Aborted) {
+	if _, err := finishLook(s, verification(acct, ok), second); !errors.Is(err, errs.Aborted) {
 		t.Errorf("the account has changed since: %v", err)
 	}
-	wrong := look(acct, ok, no)
+	wrong := verification(acct, ok, no)
 	wrong.Outcome = accountv1.VerificationOutcome_VERIFICATION_OUTCOME_PASSED
 	if _, err := finishLook(s, wrong, startVerification(t, s, acct)); !errors.Is(err, errs.InvalidArgument) {
 		t.Errorf("passed with a check that did not: %v", err)
 	}
 	third := startVerification(t, s, acct)
-	if r, err := finishLook(s, look(acct, ok), third); err != nil || r.GetOnboarding().GetState() != onboardingCompleted || r.GetOnboarding().GetAttempts() != 4 {
+	if r, err := finishLook(s, verification(acct, ok), third); err != nil || r.GetOnboarding().GetState() != onboardingCompleted || r.GetOnboarding().GetAttempts() != 4 {
 		t.Errorf("the last: %v, %v", r, err)
 	}
 }
@@ -245,7 +245,7 @@ func TestDeletedAccountsComeBack(t *testing.T) {
 	if _, err := s.DeleteAccount(t.Context(), &accountv1.DeleteAccountRequest{Id: acct}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := finishLook(s, look(acct, ok), start); !errors.Is(err, errs.NotFound) {
+	if _, err := finishLook(s, verification(acct, ok), start); !errors.Is(err, errs.NotFound) {
 		t.Errorf("verified while it was deleted: %v", err)
 	}
 	got, err := s.GetOnboarding(t.Context(), &accountv1.GetOnboardingRequest{Id: o.GetId()})
@@ -256,7 +256,7 @@ func TestDeletedAccountsComeBack(t *testing.T) {
 	if next.GetId() == o.GetId() || next.GetAccount().GetExternalId() == o.GetAccount().GetExternalId() || next.GetAttempts() != 0 {
 		t.Errorf("came back as %v", next)
 	}
-	if _, err := finishLook(s, look(acct, ok), start); !errors.Is(err, errs.Aborted) {
+	if _, err := finishLook(s, verification(acct, ok), start); !errors.Is(err, errs.Aborted) {
 		t.Errorf("verified before it was deleted: %v", err)
 	}
 	if _, err := s.DeleteAccount(t.Context(), &accountv1.DeleteAccountRequest{Id: acct}); err != nil {
@@ -285,7 +285,7 @@ func TestDeletedAccountsComeBack(t *testing.T) {
 	}
 	const other = "444455556666"
 	// What was onboarded in its earlier life is not this one.
-	if _, err := finishLook(s, look(other, ok), func() *accountv1.StartVerificationResponse {
+	if _, err := finishLook(s, verification(other, ok), func() *accountv1.StartVerificationResponse {
 		onboard(t, s, other)
 		return startVerification(t, s, other)
 	}()); err != nil {
@@ -402,14 +402,14 @@ func TestStepsAreBounded(t *testing.T) {
 	s := service(t)
 	onboard(t, s, acct)
 	for range 60 {
-		if _, err := finishLook(s, look(acct, no), startVerification(t, s, acct)); err != nil {
+		if _, err := finishLook(s, verification(acct, no), startVerification(t, s, acct)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got := strings.Join(eventsOf(t, s, acct), " "); got != "account_registered onboarding_started onboarding_failed" {
 		t.Errorf("of sixty failures that are the same the system log has %s", got)
 	}
-	r, err := finishLook(s, look(acct, ok), startVerification(t, s, acct))
+	r, err := finishLook(s, verification(acct, ok), startVerification(t, s, acct))
 	steps := r.GetOnboarding().GetSteps()
 	if err != nil || len(steps) != maxSteps || steps[0].GetState() != onboardingPending || steps[maxSteps-1].GetState() != onboardingCompleted || steps[maxSteps-1].GetAttempt() != 61 {
 		t.Errorf("%d steps: %v, %v", len(steps), r.GetOnboarding(), err)
