@@ -191,10 +191,7 @@ func lifecycle[T interface {
 	GetTransition() *findingv1.Transition
 }](exampleText string, example ...string) *Event {
 	return event([]string{"persistence"}, nil, []string{"category", "severity", "account", "region", "rule"},
-		func(m T) []string {
-			f := m.GetFinding()
-			return []string{word(f.GetCategory()), word(f.GetSeverity()), f.GetResource().GetAccount(), f.GetResource().GetRegion(), f.GetRuleId()}
-		},
+		func(m T) []string { return aboutFinding(m.GetFinding()) },
 		func(m T) string {
 			return join(m.GetFinding().GetId(), m.GetFinding().GetEtag(), m.GetTransition().GetRunId(), stamp(m.GetTransition().GetTime()))
 		},

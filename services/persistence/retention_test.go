@@ -729,3 +729,13 @@ func TestRetentionBesideRuns(t *testing.T) {
 		t.Errorf("preview %v", p)
 	}
 }
+
+// Every target can be removed.
+func TestRetentionTargets(t *testing.T) {
+	t.Parallel()
+	for n, name := range retentionv1.Target_name {
+		if target := retentionv1.Target(n); target != 0 && (targets[target] == nil || !slices.Contains(allTargets, target)) {
+			t.Errorf("%s cannot be removed, or is in no test", name)
+		}
+	}
+}
