@@ -42,6 +42,11 @@ test-needs:
 	@tools/compiler
 	@echo "PostgreSQL: $$(go run ./pkg/devstack/findpg)"
 
+# About half an hour. The same seed strikes in the same way: make chaos ARGS="-seed 7 -kills 50 -duration 1m -run TestScans".
+.PHONY: chaos
+chaos: test-needs ## kill, freeze and cut off everything for half an hour: make chaos ARGS="-kills 50 -duration 1m"
+	go test -count=1 -timeout 45m -v ./services/chaos -full $(ARGS)
+
 .PHONY: bench
 bench: ## run the benchmarks: make bench ARGS="-bench Ingest -count 6"
 	go test -run '^$$' -bench . -benchmem $(ARGS) work

@@ -6,6 +6,8 @@ package services
 import (
 	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/scan"
+	"nightshift.dev/services/cleanup"
+	"nightshift.dev/services/health"
 	"nightshift.dev/services/persistence"
 	"nightshift.dev/services/scheduler"
 	"nightshift.dev/services/security"
@@ -21,5 +23,7 @@ var All = []app.Definition{
 	persistence.Definition,
 	waste.Definition,
 	security.Definition,
+	health.Definition,
+	cleanup.Definition,
 	scheduler.Definition,
 }

@@ -35,6 +35,19 @@ type Service interface {
 	Run(ctx context.Context) error
 }
 
+// Handlers is the whole Service of one that does nothing but handle messages,
+// registered on its bus: it has no API and no loops.
+type Handlers struct{}
+
+// Register implements Service.
+func (Handlers) Register(grpc.ServiceRegistrar) {}
+
+// Run implements Service.
+func (Handlers) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
 // Env is what a constructor is given.
 type Env struct {
 	// Name of the service.
@@ -60,7 +73,8 @@ type Definition struct {
 	Name string
 	// Summary is one line for help texts.
 	Summary string
-	// Port is the gRPC port the service listens on unless told otherwise.
+	// Port is the gRPC port the service listens on unless told otherwise; 0
+	// takes a free one, for a service that nobody calls.
 	Port int
 	// Config is the zero value of the service's configuration struct, from
 	// which the reference of variables is made.
@@ -76,8 +90,12 @@ func (d Definition) AddrVar() string { return AddrVar(d.Name) }
 // NIGHTSHIFT_PERSISTENCE_ADDR.
 func AddrVar(service string) string { return "NIGHTSHIFT_" + strings.ToUpper(service) + "_ADDR" }
 
-// DefaultAddr is where a service listens and is looked for unless told
-// otherwise: loopback, at its well-known port.
+// addr is where the service listens unless told otherwise.
+func (d Definition) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(d.Port)) }
+
+// DefaultAddr is where a service of Nightshift listens and is looked for unless
+// told otherwise: loopback, at its well-known port. Other services are looked
+// for where AddrVar says; their port here is 0.
 func DefaultAddr(service string) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[service]))
 }
@@ -93,6 +111,7 @@ var ports = map[string]int{
 type Config struct {
 	Listen      string        `env:"NIGHTSHIFT_LISTEN" help:"Address the gRPC server listens on. Default: 127.0.0.1 and the service's well-known port."`
 	NATSURL     string        `env:"NATS_URL" envDefault:"nats://127.0.0.1:4222" help:"NATS servers, separated by commas."`
+	Replicas    int           `env:"NIGHTSHIFT_STREAM_REPLICAS" envDefault:"0" help:"How many NATS servers keep each stream, 1 to 5: 3 in production. 0 leaves streams as they are and makes new ones with 1."`
 	LogLevel    slog.Level    `env:"NIGHTSHIFT_LOG_LEVEL" envDefault:"info" help:"Least level that is logged: debug, info, warn or error."`
 	LogFormat   string        `env:"NIGHTSHIFT_LOG_FORMAT" envDefault:"auto" help:"json, text, or auto: text on a terminal, json otherwise."`
 	StopTimeout time.Duration `env:"NIGHTSHIFT_STOP_TIMEOUT" envDefault:"4s" help:"How long work in hand may take to finish when the process is asked to stop."`

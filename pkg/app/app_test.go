@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -288,6 +289,36 @@ func TestWorkInHandIsCutOff(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "cut off") {
 		t.Errorf("the log does not say so:\n%s", log.String())
+	}
+}
+
+// A service that is not one of Nightshift's listens at the port of its
+// definition, and whoever calls it says where it is.
+func TestServiceOfAnotherTeam(t *testing.T) {
+	t.Parallel()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := free.Addr().(*net.TCPAddr).Port
+	free.Close()
+	def := define("certificates", app.Handlers{})
+	def.Port = port
+	opts, _ := options(t, def)
+	opts.Listen = nil
+	h := start(t, opts)
+	if got, want := h.Addr("certificates"), fmt.Sprintf("127.0.0.1:%d", port); got != want {
+		t.Errorf("listens at %s, want %s", got, want)
+	}
+	get := func(service string) error {
+		_, err := healthv1.NewHealthClient(h.Dial(service)).Check(t.Context(), &healthv1.HealthCheckRequest{})
+		return err
+	}
+	if err := get("certificates"); err != nil {
+		t.Error(err)
+	}
+	if err := get("elsewhere"); err == nil || !strings.Contains(err.Error(), "NIGHTSHIFT_ELSEWHERE_ADDR") {
+		t.Errorf("a service nobody knows: %v", err)
 	}
 }
 

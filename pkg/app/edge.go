@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -32,6 +33,7 @@ type edge struct{ log *slog.Logger }
 func (e edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
 	defer func() { err = e.done(ctx, info.FullMethod, start, recover(), err) }()
+	_ = grpc.SetHeader(ctx, metadata.Pairs(versionHeader, Version))
 	if err := Validate(req); err != nil {
 		return nil, err
 	}
@@ -47,6 +49,17 @@ func (e edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo,
 	start := time.Now()
 	defer func() { err = e.done(ss.Context(), info.FullMethod, start, recover(), err) }()
 	return next(srv, validating{ss})
+}
+
+// versionHeader tells who asks which build answers.
+const versionHeader = "nightshift-version"
+
+// VersionOf is the build that answered a unary call with this header, or "".
+func VersionOf(header metadata.MD) string {
+	if v := header.Get(versionHeader); len(v) > 0 {
+		return v[0]
+	}
+	return ""
 }
 
 // validating checks every message a client sends on a stream.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,7 +28,7 @@ type Options struct {
 	// Definitions of the services, started in this order.
 	Definitions []Definition
 	// Listen returns the address a service listens on; a port of 0 picks a
-	// free one. Nil means DefaultAddr.
+	// free one. Nil means loopback, at the port of its definition.
 	Listen func(service string) string
 	// Bus says where the bus is; Service and Log are filled in.
 	Bus bus.Config
@@ -69,7 +70,10 @@ const receiveLimit = 4 << 20
 // behind. The services stand, but answer and work only in Run.
 func Start(ctx context.Context, opts Options) (_ *Host, err error) {
 	if opts.Listen == nil {
-		opts.Listen = DefaultAddr
+		opts.Listen = func(service string) string {
+			i := slices.IndexFunc(opts.Definitions, func(d Definition) bool { return d.Name == service })
+			return opts.Definitions[i].addr()
+		}
 	}
 	if opts.StopTimeout <= 0 {
 		opts.StopTimeout = 4 * time.Second
@@ -141,6 +145,10 @@ func (h *Host) Dial(service string) grpc.ClientConnInterface {
 	target := DefaultAddr(service)
 	if a, ok := h.opts.Lookup(AddrVar(service)); ok && a != "" {
 		target = a
+	}
+	hosted := slices.ContainsFunc(h.units, func(u *unit) bool { return u.def.Name == service })
+	if _, known := ports[service]; !known && !hosted && target == DefaultAddr(service) {
+		return badTarget{fmt.Errorf("where %s is to be reached is not known: set %s", service, AddrVar(service))}
 	}
 	opts := ClientOptions()
 	for _, u := range h.units {

@@ -88,7 +88,7 @@ func serve(def Definition, lookup func(string) (string, bool)) error {
 	host, err := Start(ctx, Options{
 		Definitions: []Definition{def},
 		Listen:      func(string) string { return listenAddr(def, cfg) },
-		Bus:         bus.Config{URL: cfg.NATSURL},
+		Bus:         bus.Config{URL: cfg.NATSURL, Replicas: cfg.Replicas},
 		Lookup:      lookup,
 		Log:         log,
 		StopTimeout: cfg.StopTimeout,
@@ -103,7 +103,7 @@ func listenAddr(def Definition, cfg Config) string {
 	if cfg.Listen != "" {
 		return cfg.Listen
 	}
-	return DefaultAddr(def.Name)
+	return def.addr()
 }
 
 // checkHealth asks the service that runs with the same environment.

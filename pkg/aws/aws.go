@@ -11,6 +11,7 @@
 package aws
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,10 +20,10 @@ import (
 	"time"
 
 	sdk "github.com/aws/aws-sdk-go-v2/aws"
-	sdkarn "github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/organizations"
+	organizationtypes "github.com/aws/aws-sdk-go-v2/service/organizations/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go/logging"
 )
@@ -145,11 +146,10 @@ func (c *Cloud) Caller(ctx context.Context) (Caller, error) {
 	if err != nil {
 		return Caller{}, Explain(err)
 	}
-	a, err := sdkarn.Parse(sdk.ToString(out.Arn))
-	if err != nil || sdk.ToString(out.Account) == "" {
-		return Caller{}, Malformed("sts:GetCallerIdentity", "no account")
+	found, err := caller(out)
+	if err != nil {
+		return Caller{}, err
 	}
-	found := Caller{Account: *out.Account, Partition: a.Partition, ARN: *out.Arn}
 	c.mu.Lock()
 	c.caller = &found
 	c.mu.Unlock()
@@ -200,23 +200,20 @@ func (c *Cloud) OrganizationAccounts(ctx context.Context) ([]OrganizationAccount
 			return nil, Explain(err)
 		}
 		for _, a := range out.Accounts {
-			state := string(a.State)
-			if state == "" {
-				state = string(a.Status)
-			}
-			all = append(all, OrganizationAccount{
-				ID:     sdk.ToString(a.Id),
-				ARN:    sdk.ToString(a.Arn),
-				Name:   sdk.ToString(a.Name),
-				State:  state,
-				Joined: sdk.ToTime(a.JoinedTimestamp),
-			})
+			all = append(all, organizationAccount(a))
 		}
 		if err := turn.Page("organizations:ListAccounts", out.NextToken); err != nil {
 			return nil, err
 		}
 	}
 	return all, nil
+}
+
+func organizationAccount(a organizationtypes.Account) OrganizationAccount {
+	return OrganizationAccount{
+		ID: sdk.ToString(a.Id), ARN: sdk.ToString(a.Arn), Name: sdk.ToString(a.Name),
+		State: cmp.Or(string(a.State), string(a.Status)), Joined: sdk.ToTime(a.JoinedTimestamp),
+	}
 }
 
 // Turn guards a paged listing against a token that AWS hands out twice, which

@@ -70,6 +70,12 @@ func (e *Error) Error() string { return e.msg }
 // Unwrap returns the SDK's error, whose text is not clean.
 func (e *Error) Unwrap() error { return e.err }
 
+// Permanent tells that trying again does not help: a policy, an opt-in or other
+// credentials do.
+func (e *Error) Permanent() bool {
+	return e.Class == Denied || e.Class == RegionDisabled || e.Class == Credentials
+}
+
 // Classify returns what err means. Nil is 0.
 func Classify(err error) Class {
 	if err == nil {

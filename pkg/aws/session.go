@@ -45,6 +45,7 @@ type Session struct {
 	// Meter counts this session's calls.
 	Meter *Meter
 
+	cfg        sdk.Config
 	ec2        func() *ec2.Client
 	cloudWatch func() *cloudwatch.Client
 	backoff    func(attempt int) time.Duration
@@ -120,6 +121,7 @@ func (c *Cloud) Session(ctx context.Context, t Target, region string) (*Session,
 		}
 	}
 	cfg := c.config(region, s.Account, creds, s.Meter)
+	s.cfg = cfg
 	s.ec2 = sync.OnceValue(func() *ec2.Client { return ec2.NewFromConfig(cfg) })
 	s.cloudWatch = sync.OnceValue(func() *cloudwatch.Client {
 		return cloudwatch.NewFromConfig(cfg, func(o *cloudwatch.Options) {

@@ -28,8 +28,9 @@ func newHTTPClient() *awshttp.BuildableClient {
 			}
 			t.TLSClientConfig.MinVersion = tls.VersionTLS12
 		}).
-		// A big page may take long, but never without a byte.
-		WithReadTimeout(60 * time.Second)
+		// A big page may take long, but never without a byte. Together with the dialling it is less than a job's handler may
+		// go without progress.
+		WithReadTimeout(40 * time.Second)
 }
 
 // client mends what lies between the SDK and net/http.

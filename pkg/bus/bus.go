@@ -78,6 +78,25 @@ type Bus struct {
 // that is not there yet, for as long as ctx lasts. It fails at once when the
 // server refuses the login, or when a stream that exists cannot be used.
 func Connect(ctx context.Context, cfg Config) (*Bus, error) {
+	b, err := prepare(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if b.meter, err = newMeter(); err != nil {
+		return nil, fmt.Errorf("bus: metrics: %w", err)
+	}
+	if err := b.patiently(ctx, "connecting to NATS", b.dial); err != nil {
+		return nil, err
+	}
+	if err := b.patiently(ctx, "reconciling streams", b.reconcile); err != nil {
+		b.nc.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// prepare makes a bus that is not connected yet.
+func prepare(cfg Config) (*Bus, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
@@ -95,22 +114,10 @@ func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 			return nil, errs.New(errs.InvalidArgument, "BAD_NATS_URL", "bus: NATS address %d of the list cannot be read: want nats://host:port", i+1)
 		}
 	}
-	b := &Bus{
+	return &Bus{
 		cfg: cfg, log: cfg.Log, refusals: refusals{waiting: map[string]map[*refusal]struct{}{}},
 		ackWait: 30 * time.Second, heartbeat: 10 * time.Second, backoff: backoff,
-	}
-	var err error
-	if b.meter, err = newMeter(); err != nil {
-		return nil, fmt.Errorf("bus: metrics: %w", err)
-	}
-	if err := b.patiently(ctx, "connecting to NATS", b.dial); err != nil {
-		return nil, err
-	}
-	if err := b.patiently(ctx, "reconciling streams", b.reconcile); err != nil {
-		b.nc.Close()
-		return nil, err
-	}
-	return b, nil
+	}, nil
 }
 
 func (b *Bus) dial(context.Context) error {
@@ -176,7 +183,8 @@ func (b *Bus) patiently(ctx context.Context, what string, do func(context.Contex
 func passing(err error) bool {
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		// 10039 and 10076: JetStream is not enabled, and will not be.
-		return api.Code == 503 && api.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabled && api.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabledForAccount ||
+		// 10005: a cluster that has not formed yet has no peers for a replicated stream.
+		return api.ErrorCode == 10005 || api.Code == 503 && api.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabled && api.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabledForAccount ||
 			api.Code == 500
 	}
 	for _, e := range []error{

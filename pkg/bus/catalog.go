@@ -70,6 +70,9 @@ func Events() []*Event { return slices.Clone(catalog) }
 // scanners are the services that handle jobs and scan scopes.
 var scanners = []string{"waste", "security"}
 
+// workers are the services that handle jobs.
+var workers = append([]string{"cleanup", "health"}, scanners...)
+
 // event declares one kind of message.
 func event[T proto.Message](publishers, consumers, tokens []string, route func(T) []string, id func(T) string, exampleText string, example ...string) *Event {
 	var zero T
@@ -85,7 +88,7 @@ func event[T proto.Message](publishers, consumers, tokens []string, route func(T
 // The catalog: every message of every *_event.proto, once. A new event is one
 // entry here; a test fails when one is missing.
 var catalog = []*Event{
-	event([]string{"scheduler"}, scanners, []string{"kind", "job"},
+	event([]string{"scheduler"}, workers, []string{"kind", "job"},
 		func(m *jobv1.JobTriggered) []string { return []string{m.GetKind(), m.GetJob()} },
 		func(m *jobv1.JobTriggered) string {
 			job := m.GetKind() + "/" + m.GetJob()
@@ -95,7 +98,7 @@ var catalog = []*Event{
 			return job + "@armed@" + stamp(m.GetArmedTime()) + "@" + m.GetJobEtag()
 		},
 		"every fire of every job of kind waste", "waste"),
-	event([]string{"scheduler"}, scanners, []string{"kind", "job"},
+	event([]string{"scheduler"}, workers, []string{"kind", "job"},
 		func(m *jobv1.JobRequested) []string {
 			return []string{m.GetTrigger().GetKind(), m.GetTrigger().GetJob()}
 		},
@@ -112,7 +115,7 @@ var catalog = []*Event{
 		},
 		func(m *runv1.RunFinished) string { return m.GetRun().GetId() },
 		"every failed run of kind waste", "waste", "failed"),
-	event([]string{"persistence"}, scanners, []string{"kind", "job"},
+	event([]string{"persistence"}, workers, []string{"kind", "job"},
 		func(m *runv1.RunReleased) []string {
 			return []string{m.GetTrigger().GetKind(), m.GetTrigger().GetJob()}
 		},
@@ -127,11 +130,11 @@ var catalog = []*Event{
 		func(m *runv1.RunAlertRaised) string { return m.GetRun().GetId() },
 		"every alert about a run of kind waste", "waste"),
 
-	event([]string{"persistence"}, scanners, []string{"service", "account", "region"},
+	event([]string{"persistence"}, workers, []string{"service", "account", "region"},
 		func(m *scanv1.ScopeRequested) []string { return scope(m.GetScope()) },
 		func(m *scanv1.ScopeRequested) string { return join(m.GetRunId(), scope(m.GetScope())...) },
 		"what the waste service is asked to scan in one account", "waste", "111122223333"),
-	event(scanners, []string{"persistence"}, []string{"service", "account", "region"},
+	event(workers, []string{"persistence"}, []string{"service", "account", "region"},
 		func(m *scanv1.ScopeFinished) []string { return scope(m.GetScope()) },
 		func(m *scanv1.ScopeFinished) string {
 			return join(m.GetRunId(), append(scope(m.GetScope()), m.GetExecution())...)
@@ -149,6 +152,8 @@ var catalog = []*Event{
 	lifecycle[*findingv1.FindingResolved]("every waste finding proven gone", "waste"),
 	lifecycle[*findingv1.FindingReopened]("every security finding that came back, or is exempt no longer", "security"),
 	lifecycle[*findingv1.FindingExempted]("every security finding that was accepted until a day", "security"),
+	orphaned[*findingv1.FindingOrphaned]("every finding that no scan looks at any more, because its account or region has left", "waste"),
+	orphaned[*findingv1.FindingReclaimed]("every security finding whose account or region has come back", "security"),
 	lifecycle[*findingv1.FindingAcknowledged]("every critical finding that somebody knows about", "security", "critical"),
 	lifecycle[*findingv1.FindingUnacknowledged]("every waste finding that nobody knows about any more", "waste"),
 	lifecycle[*findingv1.FindingAssigned]("every waste finding that is given to an owner", "waste"),
@@ -163,6 +168,22 @@ var catalog = []*Event{
 		"every run of the waste service that was stopped because it would change too much", "waste"),
 }
 
+// orphaned is the subject and the identity of events about the mark of a finding.
+func orphaned[T interface {
+	proto.Message
+	GetFinding() *findingv1.Finding
+	GetOrphan() *findingv1.Orphan
+}](exampleText string, example ...string) *Event {
+	return event([]string{"persistence"}, nil, []string{"category", "severity", "account", "region", "rule"},
+		func(m T) []string { return aboutFinding(m.GetFinding()) },
+		func(m T) string { return join(m.GetOrphan().GetFindingId(), stamp(m.GetOrphan().GetTime())) },
+		exampleText, example...)
+}
+
+func aboutFinding(f *findingv1.Finding) []string {
+	return []string{word(f.GetCategory()), word(f.GetSeverity()), f.GetResource().GetAccount(), f.GetResource().GetRegion(), f.GetRuleId()}
+}
+
 // lifecycle declares one of the events that follow a finding.
 func lifecycle[T interface {
 	proto.Message
@@ -170,10 +191,7 @@ func lifecycle[T interface {
 	GetTransition() *findingv1.Transition
 }](exampleText string, example ...string) *Event {
 	return event([]string{"persistence"}, nil, []string{"category", "severity", "account", "region", "rule"},
-		func(m T) []string {
-			f := m.GetFinding()
-			return []string{word(f.GetCategory()), word(f.GetSeverity()), f.GetResource().GetAccount(), f.GetResource().GetRegion(), f.GetRuleId()}
-		},
+		func(m T) []string { return aboutFinding(m.GetFinding()) },
 		func(m T) string {
 			return join(m.GetFinding().GetId(), m.GetFinding().GetEtag(), m.GetTransition().GetRunId(), stamp(m.GetTransition().GetTime()))
 		},

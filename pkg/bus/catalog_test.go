@@ -154,6 +154,8 @@ func TestSubjectsAndIDs(t *testing.T) {
 		{&findingv1.FindingResolved{Finding: finding, Transition: transition}, "nightshift.finding.v1.FindingResolved.waste.critical.111122223333.eu-west-1.ebs-unattached", "FindingResolved/f1/e1/j/1/2026-03-01T06:00:00Z"},
 		{&findingv1.FindingReopened{Finding: finding, Transition: transition}, "nightshift.finding.v1.FindingReopened.waste.critical.111122223333.eu-west-1.ebs-unattached", "FindingReopened/f1/e1/j/1/2026-03-01T06:00:00Z"},
 		{&findingv1.FindingExempted{Finding: finding, Transition: transition}, "nightshift.finding.v1.FindingExempted.waste.critical.111122223333.eu-west-1.ebs-unattached", "FindingExempted/f1/e1/j/1/2026-03-01T06:00:00Z"},
+		{&findingv1.FindingOrphaned{Finding: finding, Orphan: &findingv1.Orphan{FindingId: "f1", Time: at}}, "nightshift.finding.v1.FindingOrphaned.waste.critical.111122223333.eu-west-1.ebs-unattached", "FindingOrphaned/f1/2026-03-01T06:00:00Z"},
+		{&findingv1.FindingReclaimed{Finding: finding, Orphan: &findingv1.Orphan{FindingId: "f1", Time: at}}, "nightshift.finding.v1.FindingReclaimed.waste.critical.111122223333.eu-west-1.ebs-unattached", "FindingReclaimed/f1/2026-03-01T06:00:00Z"},
 	} {
 		e := eventOf(test.m)
 		if got := e.Subject(test.m); got != test.subject {

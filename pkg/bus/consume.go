@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -39,6 +40,9 @@ type Message[T proto.Message] struct {
 	// Attempt counts from 1 and leaves out the deliveries that ended with
 	// Later or with the handler's process being stopped.
 	Attempt int
+	// Replayed tells that it was a dead letter, and that somebody asked for it
+	// to be handled after all.
+	Replayed bool
 }
 
 // Drop makes an error final: the message becomes a dead letter at once.
@@ -65,6 +69,11 @@ func Filter(tokens ...string) Option {
 	return func(c *consumer) { c.filter = tokens }
 }
 
+// Group names the consumer after something else than the service: whoever
+// handles messages as the same group shares them, whatever process or service
+// it is. The name is letters, digits and hyphens.
+func Group(name string) Option { return func(c *consumer) { c.group = name } }
+
 // Concurrency is how many messages, or batches, this process handles at once.
 // Default 1.
 func Concurrency(n int) Option { return func(c *consumer) { c.workers = n } }
@@ -74,8 +83,11 @@ func Concurrency(n int) Option { return func(c *consumer) { c.workers = n } }
 func MaxPending(n int) Option { return func(c *consumer) { c.maxPending = n } }
 
 // MaxAttempts is how often a message is tried before it becomes a dead letter.
-// Default 4.
+// Default 4; Unlimited for a handler that counts by itself.
 func MaxAttempts(n int) Option { return func(c *consumer) { c.maxAttempts = n } }
+
+// Unlimited as MaxAttempts never gives a message up that can be read.
+const Unlimited = math.MaxInt
 
 // On has every message of type T handled by one replica of the service. What
 // the handler returns is the verdict: nil, done; an error, again after 1 s, 4 s,
@@ -84,7 +96,7 @@ func MaxAttempts(n int) Option { return func(c *consumer) { c.maxAttempts = n } 
 // counted. A panic is an error. While the handler runs, the message is held;
 // its context ends shortly after the bus is asked to stop.
 //
-// On is called before Run, once for each type; anything else panics.
+// On is called before Run, once for each type and group; anything else panics.
 func On[T proto.Message](b *Bus, handler func(ctx context.Context, m *Message[T]) error, opts ...Option) {
 	register[T](b, 1, func(ctx context.Context, ds []*delivery) []error {
 		return []error{handler(ctx, message[T](ds[0]))}
@@ -107,13 +119,14 @@ func OnBatch[T proto.Message](b *Bus, limit int, handler func(ctx context.Contex
 func register[T proto.Message](b *Bus, batch int, handle func(context.Context, []*delivery) []error, opts []Option) {
 	e := eventFor[T]()
 	c := &consumer{
-		b: b, event: e, name: b.cfg.Service + "-" + e.Short(), batch: batch, workers: 1, maxPending: 1000, maxAttempts: 4, handle: handle,
+		b: b, event: e, group: b.cfg.Service, batch: batch, workers: 1, maxPending: 1000, maxAttempts: 4, handle: handle,
 		decode: func(data []byte) (proto.Message, error) { return decode[T](data) },
 	}
 	for _, o := range opts {
 		o(c)
 	}
-	if c.batch < 1 || c.workers < 1 || c.maxPending < 1 || c.maxAttempts < 1 || len(c.filter) > len(e.Tokens) {
+	c.name = c.group + "-" + e.Short()
+	if c.group == "" || token(c.group) != c.group || c.batch < 1 || c.workers < 1 || c.maxPending < 1 || c.maxAttempts < 1 || len(c.filter) > len(e.Tokens) {
 		panic(fmt.Sprintf("bus: %s: an option is out of range", c.name))
 	}
 	b.mu.Lock()
@@ -136,7 +149,7 @@ func decode[T proto.Message](data []byte) (T, error) {
 func message[T proto.Message](d *delivery) *Message[T] {
 	return &Message[T]{
 		Body: d.body.(T), ID: d.id, Subject: d.subject, Time: d.meta.Timestamp, Sequence: d.meta.Sequence.Stream,
-		Deliveries: d.deliveries(), Attempt: d.attempt,
+		Deliveries: d.deliveries(), Attempt: d.attempt, Replayed: strings.HasPrefix(d.msg.Subject(), replaySubject+"."),
 	}
 }
 
@@ -144,7 +157,7 @@ func message[T proto.Message](d *delivery) *Message[T] {
 type consumer struct {
 	b                                       *Bus
 	event                                   *Event
-	name                                    string
+	group, name                             string
 	filter                                  []string
 	batch, workers, maxPending, maxAttempts int
 	decode                                  func([]byte) (proto.Message, error)
@@ -222,7 +235,7 @@ const drainTime = 500 * time.Millisecond
 func (c *consumer) config() jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable:        c.name,
-		Description:    c.event.Short() + " for " + c.b.cfg.Service,
+		Description:    c.event.Short() + " for " + c.group,
 		FilterSubjects: []string{c.event.Filter(c.filter...), c.replaySubject()},
 		DeliverPolicy:  deliverFrom(c.event.Stream),
 		AckPolicy:      jetstream.AckExplicitPolicy,

@@ -254,6 +254,40 @@ func TestConcurrency(t *testing.T) {
 	}
 }
 
+// Who handles messages as the same group shares them, whatever service it is,
+// and one service can handle the same messages as several groups.
+func TestGroup(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, t.TempDir())
+	one, two := connect(t, s, "one"), connect(t, s, "two")
+	got := make(chan string, 100)
+	handle := func(who string) func(context.Context, *Message[*scanv1.ScopeRequested]) error {
+		return func(_ context.Context, m *Message[*scanv1.ScopeRequested]) error {
+			got <- who + " " + m.Body.GetRunId()
+			return nil
+		}
+	}
+	On(one, handle("waste"), Group("waste"))
+	On(two, handle("waste"), Group("waste"))
+	On(two, handle("audit"), Group("audit"))
+	run(t, one)
+	run(t, two)
+	seen := map[string]bool{}
+	for n := range 10 {
+		mustPublish(t, one, requested(fmt.Sprint(n), "1"))
+	}
+	for range 20 {
+		if m := wait(t, got, "a message"); seen[m] {
+			t.Errorf("%s came twice", m)
+		} else {
+			seen[m] = true
+		}
+	}
+	if _, err := mustStream(t, one, "NIGHTSHIFT_SCAN").Consumer(t.Context(), "waste-ScopeRequested"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLaterIsNotAnAttempt(t *testing.T) {
 	t.Parallel()
 	b := newBus(t, "waste")
@@ -466,7 +500,7 @@ func TestReconcileStreams(t *testing.T) {
 		t.Errorf("stream %+v with %d messages", c, info.State.Msgs)
 	}
 	job := mustStream(t, b, "NIGHTSHIFT_JOB").CachedInfo().Config
-	if !job.DenyDelete || !job.DenyPurge || job.MaxAge != 0 || job.MaxBytes != -1 || job.MaxMsgsPerSubject != 100 || job.Retention != jetstream.LimitsPolicy || job.Storage != jetstream.FileStorage {
+	if !job.DenyDelete || !job.DenyPurge || job.MaxAge != 0 || job.MaxBytes != -1 || job.MaxMsgsPerSubject != jobRecords || job.Retention != jetstream.LimitsPolicy || job.Storage != jetstream.FileStorage {
 		t.Errorf("the log of jobs can forget: %+v", job)
 	}
 

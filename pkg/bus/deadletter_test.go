@@ -114,6 +114,9 @@ func TestReplay(t *testing.T) {
 	}, Filter("waste"))
 	seen := make(chan string, 10)
 	On(audit, func(_ context.Context, m *Message[*scanv1.ScopeRequested]) error {
+		if m.Replayed {
+			t.Error("what was published counts as replayed")
+		}
 		seen <- m.Body.GetRunId()
 		return nil
 	})
@@ -129,7 +132,7 @@ func TestReplay(t *testing.T) {
 	}
 	m := wait(t, got, "the replay")
 	if m.Body.GetRunId() != "r" || m.Subject != "nightshift.scan.v1.ScopeRequested.waste.1.eu-west-1" ||
-		m.ID != "ScopeRequested/r/waste/1/eu-west-1" || m.Attempt != 1 || m.Sequence != 2 {
+		m.ID != "ScopeRequested/r/waste/1/eu-west-1" || m.Attempt != 1 || m.Sequence != 2 || !m.Replayed {
 		t.Errorf("replayed as %+v", m)
 	}
 	if err := letters.Replay(t.Context(), d.GetId()); !errors.Is(err, errs.NotFound) {

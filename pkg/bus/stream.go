@@ -31,7 +31,7 @@ var streams = []jetstream.StreamConfig{
 	{
 		Name: "NIGHTSHIFT_JOB", Description: "What fired, and what is to fire next.",
 		Subjects:          []string{"nightshift.job.v1.>"},
-		MaxMsgsPerSubject: 100, DenyDelete: true, DenyPurge: true,
+		MaxMsgsPerSubject: jobRecords, DenyDelete: true, DenyPurge: true,
 	},
 	{
 		Name: "NIGHTSHIFT_RUN", Description: "Runs that began and ended.",
@@ -67,6 +67,10 @@ func init() {
 		}
 	}
 }
+
+// jobRecords is how many records the log of a job keeps: more than the 1,000
+// that one backfill, or catching up, can ask for while no worker takes any.
+const jobRecords = 1100
 
 // dedupeWindow is how long a stream remembers message ids.
 const dedupeWindow = 2 * time.Minute

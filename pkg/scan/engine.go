@@ -16,6 +16,7 @@ import (
 
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	"nightshift.dev/pkg/aws"
+	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/inventory"
 	"nightshift.dev/pkg/price"
 	"nightshift.dev/pkg/rule"
@@ -35,7 +36,9 @@ type Sink struct {
 	Judged func(j *Judgement) error
 	// Sighted takes each resource in a state that a rule follows.
 	Sighted func(s *scanv1.Sighting) error
-	// Progress takes how far the scope has come, after each page.
+	// Progress takes how far the scope has come: after each page, and each
+	// second in which a call was made, or in which the account is still being
+	// entered. Who hears nothing for long may take the scan for hung.
 	Progress func(s *scanv1.Scope, p *scanv1.Progress)
 	// Finished takes how the scope ended.
 	Finished func(r *scanv1.ScopeResult)
@@ -131,13 +134,13 @@ func statusOf(err error, pages int32) scanv1.CoverageStatus {
 // errorText is an error that can be shown and stored.
 func errorText(err error) string {
 	var (
-		limit *timeLimit
-		bug   *panicked
-		sink  sinkError
+		ours *errs.Error
+		bug  *panicked
+		sink sinkError
 	)
 	switch {
-	case errors.As(err, &limit):
-		return limit.Error()
+	case errors.As(err, &ours): // such as that the time allowed is over
+		return text(ours.Error())
 	case errors.As(err, &bug):
 		return bug.Error()
 	case errors.As(err, &sink):
@@ -145,12 +148,6 @@ func errorText(err error) string {
 	}
 	return text(cmp.Or(aws.Explain(err).Error(), aws.Classify(err).String()))
 }
-
-// timeLimit is the cause of a context that ended because the time allowed for
-// a scope was over.
-type timeLimit struct{ allowed time.Duration }
-
-func (t *timeLimit) Error() string { return "not done within the " + t.allowed.String() + " allowed" }
 
 // panicked is a panic as an error. The value is for the log only.
 type panicked struct {
@@ -475,7 +472,7 @@ func (s *scope) snapshot() *scanv1.Progress {
 		Resources: s.progress.Resources, Verdicts: s.progress.Verdicts, Violations: s.progress.Violations,
 		MonthlyCost: s.progress.MonthlyCost, Meter: &scanv1.Meter{},
 	}
-	if s.session != nil && s.session.Meter != nil {
+	if s.session != nil {
 		u := s.session.Meter.Snapshot().Usage
 		p.Meter = &scanv1.Meter{
 			Calls: u.Calls, Retries: u.Retries, Throttles: u.Throttles,
@@ -483,4 +480,37 @@ func (s *scope) snapshot() *scanv1.Progress {
 		}
 	}
 	return p
+}
+
+// tellEvery is how often the sink hears of calls that end no page.
+const tellEvery = time.Second
+
+// telling tells the sink of progress between pages until stop is called: a
+// scope that AWS throttles, or does not answer, is at work.
+func (s *scope) telling() (stop func()) {
+	if s.sink.Progress == nil {
+		return func() {}
+	}
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(tellEvery)
+		defer tick.Stop()
+		for told := (aws.Usage{}); ; {
+			select {
+			case <-quit:
+				return
+			case <-tick.C:
+			}
+			s.mu.Lock()
+			if s.session == nil || s.session.Meter.Snapshot().Usage != told {
+				s.sink.Progress(s.name, s.snapshot())
+			}
+			if s.session != nil {
+				told = s.session.Meter.Snapshot().Usage
+			}
+			s.mu.Unlock()
+		}
+	}()
+	return func() { close(quit); <-done }
 }

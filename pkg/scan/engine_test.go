@@ -18,6 +18,7 @@ import (
 
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	"nightshift.dev/pkg/aws"
+	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/inventory"
 	"nightshift.dev/pkg/rule"
 )
@@ -352,7 +353,7 @@ func TestFactPanicLosesNothingInSilence(t *testing.T) {
 
 func TestCancelled(t *testing.T) {
 	t.Parallel()
-	limit := &timeLimit{time.Minute}
+	limit := errs.New(errs.DeadlineExceeded, "TIME_LIMIT", "not done within the 1m0s allowed")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	k := things(2, 3, nil)
 	list := k.List

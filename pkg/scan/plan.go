@@ -16,6 +16,7 @@ import (
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	"nightshift.dev/pkg/aws"
 	"nightshift.dev/pkg/errs"
+	"nightshift.dev/pkg/job"
 )
 
 // selection is what a run or a dry run is to look at; what is empty means all.
@@ -150,19 +151,14 @@ type unreachable struct{ first error }
 func (u *unreachable) Error() string { return "no account could be entered: " + errorText(u.first) }
 func (u *unreachable) Unwrap() error { return u.first }
 
-// mayPass tells that trying again can help.
+// mayPass tells that trying again can help: against an error of AWS by its
+// class, otherwise as against that of any job.
 func mayPass(err error) bool {
-	if err == nil {
-		return false
-	}
-	if errors.As(err, new(*timeLimit)) {
-		return true
-	}
 	switch aws.Classify(err) {
-	case aws.Throttled, aws.Unreachable, aws.Failed:
-		return true
-	default:
+	case aws.Denied, aws.RegionDisabled, aws.Credentials:
 		return false
+	default:
+		return job.MayPass(err)
 	}
 }
 
@@ -187,7 +183,7 @@ func (w *Worker) activeAccounts(ctx context.Context) ([]*accountv1.Account, erro
 	for {
 		page, err := w.accounts.ListAccounts(ctx, req)
 		if err != nil {
-			return nil, fmt.Errorf("list accounts: %w", err)
+			return nil, job.Await(fmt.Errorf("list accounts: %w", err))
 		}
 		all = append(all, page.GetAccounts()...)
 		if page.GetNextPageToken() == "" {

@@ -129,6 +129,11 @@ func newScanner(cloud *aws.Cloud, set *Set, o Options) (*scanner, error) {
 	return s, nil
 }
 
+// precise is a scan's time as everybody keeps it: what is said of its verdicts
+// and of its end must be the same instant, and of two scans in the same second
+// one came first.
+func precise(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
 // scan scans one scope. remember tells what earlier scans left behind; nil
 // remembers nothing. The result is never nil. The error says why the scope
 // failed as a whole — no listing showed anything — or is the sink's.
@@ -145,7 +150,7 @@ func (s *scanner) scan(ctx context.Context, t Target, remember func(arn, state s
 	if x.at.IsZero() {
 		x.at = time.Now()
 	}
-	x.at = x.at.UTC().Truncate(time.Second)
+	x.at = precise(x.at)
 	result := &scanv1.ScopeResult{Scope: x.name}
 	for _, e := range s.run {
 		for _, p := range e.parts {
@@ -155,17 +160,24 @@ func (s *scanner) scan(ctx context.Context, t Target, remember func(arn, state s
 		}
 	}
 
-	var err error
-	if x.session, err = s.open(ctx, t); err != nil {
+	stop := x.telling()
+	session, err := s.open(ctx, t)
+	x.mu.Lock()
+	x.session = session
+	if err == nil {
+		x.name.Account, x.partition = session.Account, session.Partition
+	}
+	x.mu.Unlock()
+	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
 		result.Coverage = []*scanv1.Coverage{{ResourceType: "*", Status: statusOf(err, 0), Error: errorText(err)}}
 	} else {
-		x.name.Account, x.partition = x.session.Account, x.session.Partition
 		x.price = s.prices.Region(t.Region)
 		result.Coverage, err = x.run(ctx, s.groups(x.name.Account))
 	}
+	stop()
 	x.mu.Lock()
 	result.Progress = x.snapshot()
 	x.mu.Unlock()

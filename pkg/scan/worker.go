@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"google.golang.org/grpc"
@@ -23,6 +22,7 @@ import (
 	"nightshift.dev/pkg/aws"
 	"nightshift.dev/pkg/bus"
 	"nightshift.dev/pkg/errs"
+	"nightshift.dev/pkg/job"
 	"nightshift.dev/pkg/price"
 	"nightshift.dev/pkg/rule"
 )
@@ -92,10 +92,7 @@ func New(ctx context.Context, env *app.Env, set *Set, c Config, params string) (
 	w.state = scanv1.NewScopeStateServiceClient(persistence)
 	w.findings = findingv1.NewFindingServiceClient(persistence)
 
-	mine, patient := bus.Filter(set.Service()), bus.MaxAttempts(maxAttempts)
-	bus.On(w.bus, w.onJobTriggered, mine, patient)
-	bus.On(w.bus, w.onJobRequested, mine, patient)
-	bus.On(w.bus, w.onScopeRequested, mine, patient, bus.Concurrency(c.Scopes))
+	job.Handle(env, job.Kind{Name: set.Service(), Plan: w.planRun, Do: w.scanScope, Concurrency: c.Scopes, MayPass: mayPass})
 	return w, nil
 }
 
@@ -112,90 +109,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
-const (
-	// maxAttempts bounds the attempts on the bus, which must never give up
-	// before we do: the first one, the most retries a job can ask for, and as
-	// many again that processes died in.
-	maxAttempts = 22
-	// defaultTimeout is the time allowed for a scope that does not say.
-	defaultTimeout = 30 * time.Minute
-	// rpcTimeout bounds one call to persistence. When it is down, work waits
-	// on the bus, not here.
-	rpcTimeout = 20 * time.Second
-)
-
-// await is the verdict on an error of persistence: while it cannot be reached
-// the message comes back, which is no failure of the work.
-func await(err error) error {
-	for _, passing := range []error{
-		errs.Unavailable, errs.DeadlineExceeded, errs.ResourceExhausted, errs.Canceled, context.DeadlineExceeded, context.Canceled,
-	} {
-		if errors.Is(err, passing) {
-			return fmt.Errorf("%w: %w", bus.Later(5*time.Second+rand.N(10*time.Second)), err)
-		}
-	}
-	if errors.Is(err, errs.InvalidArgument) || errors.Is(err, errs.NotFound) {
-		return bus.Drop(err)
-	}
-	return err
-}
-
-func (w *Worker) onJobTriggered(ctx context.Context, m *bus.Message[*jobv1.JobTriggered]) error {
-	return w.trigger(ctx, m.Body.GetTrigger(), m.Attempt)
-}
-
-func (w *Worker) onJobRequested(ctx context.Context, m *bus.Message[*jobv1.JobRequested]) error {
-	return w.trigger(ctx, m.Body.GetTrigger(), m.Attempt)
-}
-
-// trigger starts and plans a run. Doing it twice is doing it once.
-func (w *Worker) trigger(ctx context.Context, t *jobv1.Trigger, attempt int) error {
-	if t == nil { // an armed record fires nothing
-		return nil
-	}
-	started, err := call(ctx, w.runs.StartRun, &runv1.StartRunRequest{Trigger: t})
-	if err != nil {
-		return await(fmt.Errorf("start run %s: %w", t.GetRunId(), err))
-	}
-	if started.GetRun().GetState() != runv1.RunState_RUN_STATE_RUNNING || started.GetPlanned() {
-		return nil
-	}
-	scopes, err := w.planTrigger(ctx, t)
-	switch passing := (*unreachable)(nil); {
-	case err == nil:
-	case errors.As(err, &passing):
-		if attempt <= int(t.GetMaxRetries()) {
-			return err
-		}
-		if err := w.failRun(ctx, t, passing.Error()); err != nil {
-			return err
-		}
-		return bus.Drop(err)
-	case errors.Is(err, errs.InvalidArgument), errors.Is(err, errs.FailedPrecondition):
-		return w.failRun(ctx, t, err.Error())
-	default:
-		return await(fmt.Errorf("plan run %s: %w", t.GetRunId(), err))
-	}
-	if _, err := call(ctx, w.runs.PlanRun, &runv1.PlanRunRequest{RunId: t.GetRunId(), Scopes: scopes}); err != nil {
-		return await(fmt.Errorf("plan run %s: %w", t.GetRunId(), err))
-	}
-	return nil
-}
-
-func (w *Worker) planTrigger(ctx context.Context, t *jobv1.Trigger) ([]*runv1.PlannedScope, error) {
-	sel, err := w.parameters(t.GetParameters())
-	if err != nil {
-		return nil, err
-	}
-	return w.plan(ctx, sel, t.GetRunId())
-}
-
-func (w *Worker) failRun(ctx context.Context, t *jobv1.Trigger, why string) error {
-	if _, err := call(ctx, w.runs.FailRun, &runv1.FailRunRequest{RunId: t.GetRunId(), Error: text(why)}); err != nil {
-		return await(fmt.Errorf("fail run %s: %w", t.GetRunId(), err))
-	}
-	return nil
-}
+// rpcTimeout bounds one call to persistence.
+const rpcTimeout = 20 * time.Second
 
 // call makes one call to persistence with a deadline.
 func call[Q, R any](ctx context.Context, f func(context.Context, Q, ...grpc.CallOption) (R, error), req Q) (R, error) {
@@ -204,48 +119,44 @@ func call[Q, R any](ctx context.Context, f func(context.Context, Q, ...grpc.Call
 	return f(ctx, req)
 }
 
-// onScopeRequested scans one scope. What it observed is on the bus before it
-// says so, and it says so before the request is done with: a worker that dies
-// on the way leaves the request to another, which scans again under another
-// execution.
-func (w *Worker) onScopeRequested(ctx context.Context, m *bus.Message[*scanv1.ScopeRequested]) error {
-	req := m.Body
-	execution := fmt.Sprintf("%d.%d", m.Sequence, m.Deliveries)
-	started, err := call(ctx, w.runs.StartScope, &runv1.StartScopeRequest{RunId: req.GetRunId(), Scope: req.GetScope(), Execution: execution})
+// planRun is the plan of a run.
+func (w *Worker) planRun(ctx context.Context, t *jobv1.Trigger) ([]*runv1.PlannedScope, error) {
+	sel, err := w.parameters(t.GetParameters())
 	if err != nil {
-		return await(fmt.Errorf("start scope: %w", err))
+		return nil, job.Permanent(err)
 	}
-	if !started.GetWanted() {
-		return nil
-	}
-	sel, err := w.parameters(req.GetParameters())
+	return w.plan(ctx, sel, t.GetRunId())
+}
+
+// scanScope scans one scope. What it observed is on the bus before it returns.
+func (w *Worker) scanScope(ctx context.Context, t *job.Task) error {
+	sel, err := w.parameters(t.Parameters)
 	if err != nil { // the run was planned with them: its rules have changed since
-		return w.finish(ctx, req, execution, w.now(), &scanv1.ScopeResult{Error: err.Error()}, 0, err)
+		return job.Permanent(err)
 	}
-	scanner, err := newScanner(w.cloud, w.set, Options{Rules: sel.rules, Settings: w.settings, Prices: w.prices, At: w.now(), Log: w.log})
+	at := precise(w.now())
+	t.End.StartTime = timestamppb.New(at)
+	scanner, err := newScanner(w.cloud, w.set, Options{Rules: sel.rules, Settings: w.settings, Prices: w.prices, At: at, Log: w.log})
 	if err != nil {
 		return err
 	}
-	known, err := w.remembered(ctx, req.GetScope(), scanner)
+	known, err := w.remembered(ctx, t, scanner)
 	if err != nil {
-		return await(fmt.Errorf("read what is known of the scope: %w", err))
+		return job.Await(fmt.Errorf("read what is known of the scope: %w", err))
 	}
 
-	out := newBatches(
-		&findingv1.FindingsObserved{RunId: req.GetRunId(), Scope: req.GetScope(), Execution: execution},
-		func(ctx context.Context, b *findingv1.FindingsObserved) error { return w.bus.Publish(ctx, b) },
-	)
-	timeout := defaultTimeout
-	if t := req.GetTimeout().AsDuration(); t > 0 {
-		timeout = t
-	}
-	scanCtx, cancel := context.WithTimeoutCause(ctx, timeout, &timeLimit{timeout})
+	// What was seen until the time allowed was over is told.
+	telling, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(tellTimeout, cancel) })()
+	out := newBatches(
+		&findingv1.FindingsObserved{RunId: t.Run, Scope: t.Scope, Execution: t.Execution},
+		func(_ context.Context, b *findingv1.FindingsObserved) error { return w.bus.Publish(telling, b) },
+	)
 	stop := out.flushing(ctx)
-	begun := w.now()
-	result, scanErr := scanner.scan(scanCtx, Target{Region: req.GetScope().GetRegion(), Target: aws.Target{
-		Account: req.GetScope().GetAccount(), Partition: req.GetPartition(), RoleARN: req.GetRoleArn(), ExternalID: req.GetExternalId(),
-		SessionName: req.GetRunId(),
+	result, scanErr := scanner.scan(ctx, Target{Region: t.Scope.GetRegion(), Target: aws.Target{
+		Account: t.Scope.GetAccount(), Partition: t.Request.GetPartition(), RoleARN: t.Request.GetRoleArn(), ExternalID: t.Request.GetExternalId(),
+		SessionName: t.Run,
 	}}, known.sighting, Sink{
 		Judged: func(j *Judgement) error {
 			if j.Verdict.Outcome == rule.Violation || known.open[j.FindingID()] {
@@ -253,45 +164,33 @@ func (w *Worker) onScopeRequested(ctx context.Context, m *bus.Message[*scanv1.Sc
 			}
 			return nil
 		},
-		Sighted:  func(s *scanv1.Sighting) error { return out.sight(ctx, s) },
-		Progress: func(_ *scanv1.Scope, p *scanv1.Progress) { out.tell(p) },
+		Sighted: func(s *scanv1.Sighting) error { return out.sight(ctx, s) },
+		Progress: func(_ *scanv1.Scope, p *scanv1.Progress) {
+			out.tell(p)
+			t.Progress(p)
+		},
 	})
 	stop()
-	if ctx.Err() != nil { // the process is stopping; another will do it
-		return context.Cause(ctx)
-	}
 	if failed := (sinkError{}); errors.As(scanErr, &failed) {
-		return fmt.Errorf("publish what was observed: %w", failed.error)
+		return job.Await(fmt.Errorf("publish what was observed: %w", failed.error))
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errs.DeadlineExceeded) {
+		return cause
 	}
 	if err := out.flush(ctx); err != nil {
-		return fmt.Errorf("publish what was observed: %w", err)
+		return job.Await(fmt.Errorf("publish what was observed: %w", err))
 	}
-	timedOut := scanCtx.Err() != nil
-	if (timedOut || mayPass(scanErr)) && m.Attempt <= int(req.GetMaxRetries()) {
-		if scanErr == nil {
-			scanErr = context.Cause(scanCtx)
-		}
-		return scanErr
+	t.End.Batches, t.End.Coverage, t.End.Tallies, t.End.Error = out.count(), result.GetCoverage(), result.GetTallies(), result.GetError()
+	t.End.Progress = result.GetProgress()
+	if scanErr == nil {
+		scanErr = context.Cause(ctx)
 	}
-	return w.finish(ctx, req, execution, begun, result, out.count(), scanErr)
+	return scanErr
 }
 
-// finish says that the scope is done with, for good. A scope that failed for a
-// reason that might have passed is kept as a dead letter.
-func (w *Worker) finish(ctx context.Context, req *scanv1.ScopeRequested, execution string, begun time.Time, r *scanv1.ScopeResult, n int32, failed error) error {
-	done := &scanv1.ScopeFinished{
-		RunId: req.GetRunId(), Scope: req.GetScope(), Execution: execution, Batches: n,
-		Coverage: r.GetCoverage(), Tallies: r.GetTallies(), Meter: r.GetProgress().GetMeter(), Progress: r.GetProgress(),
-		Error: text(r.GetError()), StartTime: timestamppb.New(begun), EndTime: timestamppb.New(w.now()),
-	}
-	if err := w.bus.Publish(ctx, done); err != nil {
-		return fmt.Errorf("publish the end of the scope: %w", err)
-	}
-	if mayPass(failed) {
-		return bus.Drop(failed)
-	}
-	return nil
-}
+// tellTimeout is how long batches may be published after a scope's context has
+// ended; less than a handler is given to return.
+const tellTimeout = time.Second
 
 // known is what earlier scans left behind in a scope.
 type known struct {
@@ -304,10 +203,10 @@ func (k *known) sighting(arn, state string) rule.Sighting {
 }
 
 // remembered reads what earlier scans left behind.
-func (w *Worker) remembered(ctx context.Context, scope *scanv1.Scope, s *scanner) (*known, error) {
+func (w *Worker) remembered(ctx context.Context, t *job.Task, s *scanner) (*known, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	req := &scanv1.ListScopeStateRequest{Scope: scope}
+	req := &scanv1.ListScopeStateRequest{Scope: t.Scope}
 	for _, e := range s.run {
 		req.Rules = append(req.Rules, e.meta.ID)
 	}
@@ -324,6 +223,7 @@ func (w *Worker) remembered(ctx context.Context, scope *scanv1.Scope, s *scanner
 		if err != nil {
 			return nil, err
 		}
+		t.Heartbeat()
 		for _, id := range part.GetOpenFindingIds() {
 			k.open[id] = true
 		}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -15,8 +14,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -32,6 +29,8 @@ import (
 	"nightshift.dev/pkg/devstack/devtest"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/inventory"
+	"nightshift.dev/pkg/job"
+	"nightshift.dev/pkg/job/jobtest"
 	"nightshift.dev/pkg/rule"
 	"nightshift.dev/pkg/simaws"
 )
@@ -39,82 +38,25 @@ import (
 // patience bounds every wait for another goroutine: reaching it is a failure.
 const patience = 20 * time.Second
 
-// keeper stands for persistence: it keeps runs as the real one does, as far as
-// a worker can tell.
+// keeper stands for what of persistence a worker asks beside runs.
 type keeper struct {
-	runv1.UnimplementedRunServiceServer
 	accountv1.UnimplementedAccountServiceServer
 	scanv1.UnimplementedScopeStateServiceServer
 
-	bus *bus.Bus
-
-	mu         sync.Mutex
-	accounts   []*accountv1.Account
-	down       error // what every call answers, if set
-	runs       map[string]runv1.RunState
-	planned    map[string][]*runv1.PlannedScope
-	failed     map[string]string
-	executions []string
-	done       map[string]bool // scopes that are not wanted any more
-	open       []string
-	sightings  []*scanv1.Sighting
-}
-
-func (k *keeper) StartRun(_ context.Context, req *runv1.StartRunRequest) (*runv1.StartRunResponse, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.down != nil {
-		return nil, k.down
-	}
-	id := req.GetTrigger().GetRunId()
-	if k.runs[id] == 0 {
-		k.runs[id] = runv1.RunState_RUN_STATE_RUNNING
-	}
-	return &runv1.StartRunResponse{Run: &runv1.Run{Id: id, State: k.runs[id]}, Planned: k.planned[id] != nil}, nil
-}
-
-func (k *keeper) PlanRun(ctx context.Context, req *runv1.PlanRunRequest) (*runv1.PlanRunResponse, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.planned[req.GetRunId()] != nil {
-		return &runv1.PlanRunResponse{}, nil
-	}
-	k.planned[req.GetRunId()] = req.GetScopes()
-	for _, p := range req.GetScopes() {
-		if p.GetFailure() != nil {
-			continue
-		}
-		if err := k.bus.Publish(ctx, &scanv1.ScopeRequested{
-			RunId: req.GetRunId(), Scope: p.GetScope(), MaxRetries: 0, Timeout: durationpb.New(time.Minute), Partition: p.GetPartition(),
-		}); err != nil {
-			return nil, err
-		}
-	}
-	return &runv1.PlanRunResponse{}, nil
-}
-
-func (k *keeper) FailRun(_ context.Context, req *runv1.FailRunRequest) (*runv1.FailRunResponse, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.runs[req.GetRunId()] = runv1.RunState_RUN_STATE_FAILED
-	k.failed[req.GetRunId()] = req.GetError()
-	return &runv1.FailRunResponse{}, nil
-}
-
-func (k *keeper) StartScope(_ context.Context, req *runv1.StartScopeRequest) (*runv1.StartScopeResponse, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.down != nil {
-		return nil, k.down
-	}
-	k.executions = append(k.executions, req.GetExecution())
-	return &runv1.StartScopeResponse{Wanted: !k.done[req.GetScope().GetRegion()]}, nil
+	mu        sync.Mutex
+	accounts  []*accountv1.Account
+	down      error // what every call answers, if set
+	open      []string
+	sightings []*scanv1.Sighting
 }
 
 // ListAccounts answers one account a page.
 func (k *keeper) ListAccounts(_ context.Context, req *accountv1.ListAccountsRequest) (*accountv1.ListAccountsResponse, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.down != nil {
+		return nil, k.down
+	}
 	if req.GetFilter() != `state = "ACTIVE"` {
 		return nil, errs.New(errs.InvalidArgument, "FILTER", "unexpected filter %q", req.GetFilter())
 	}
@@ -135,6 +77,9 @@ func (k *keeper) ListAccounts(_ context.Context, req *accountv1.ListAccountsRequ
 func (k *keeper) ListScopeState(req *scanv1.ListScopeStateRequest, s grpc.ServerStreamingServer[scanv1.ListScopeStateResponse]) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.down != nil {
+		return k.down
+	}
 	for _, id := range k.open {
 		if err := s.Send(&scanv1.ListScopeStateResponse{OpenFindingIds: []string{id}}); err != nil {
 			return err
@@ -146,10 +91,12 @@ func (k *keeper) ListScopeState(req *scanv1.ListScopeStateRequest, s grpc.Server
 // stage is a worker, a keeper and a bus between them.
 type stage struct {
 	*keeper
+	runs   *jobtest.Runs
 	worker *Worker
 	bus    *bus.Bus // the worker's
 	ears   *bus.Bus
-	conn   *grpc.ClientConn
+	conn   grpc.ClientConnInterface
+	stop   func() // the worker's bus
 
 	observed chan *findingv1.FindingsObserved
 	finished chan *scanv1.ScopeFinished
@@ -170,36 +117,23 @@ func theatre(t *testing.T, set *Set, accounts ...*accountv1.Account) *stage {
 	st := &stage{
 		bus: connect(set.Service()), ears: connect("persistence"),
 		observed: make(chan *findingv1.FindingsObserved, 1000), finished: make(chan *scanv1.ScopeFinished, 1000),
-		keeper: &keeper{
-			accounts: accounts, runs: map[string]runv1.RunState{}, planned: map[string][]*runv1.PlannedScope{}, failed: map[string]string{}, done: map[string]bool{},
-		},
+		keeper: &keeper{accounts: accounts},
 	}
-	st.keeper.bus = st.ears
-
-	listener := bufconn.Listen(1 << 20)
-	server := grpc.NewServer()
-	runv1.RegisterRunServiceServer(server, st.keeper)
-	accountv1.RegisterAccountServiceServer(server, st.keeper)
-	scanv1.RegisterScopeStateServiceServer(server, st.keeper)
-	conn, err := grpc.NewClient("passthrough:///memory", append(app.ClientOptions(),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st.conn = conn
+	st.runs = jobtest.New(st.ears)
+	persistence := st.runs.Connect(t, func(r grpc.ServiceRegistrar) {
+		accountv1.RegisterAccountServiceServer(r, st.keeper)
+		scanv1.RegisterScopeStateServiceServer(r, st.keeper)
+	})
+	var err error
 	st.worker, err = New(t.Context(), &app.Env{
-		Name: set.Service(), Log: log, Bus: st.bus, Now: func() time.Time { return testTime },
-		Dial: func(string) grpc.ClientConnInterface { return conn },
+		Name: set.Service(), Log: log, Bus: st.bus, Now: func() time.Time { return testTime.Add(123456789) }, // clocks do not strike whole seconds
+		Dial: func(string) grpc.ClientConnInterface { return persistence },
 	}, set, Config{Scopes: 2, QuotaShare: 1, Endpoint: "http://127.0.0.1:1", AccessKeyID: "AKIATEST", SecretAccessKey: "x"}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	st.worker.cloud = nil // test kinds make no calls
-	st.worker.Register(server)
-	go func() { _ = server.Serve(listener) }()
-	t.Cleanup(func() { _ = conn.Close(); server.Stop() })
-
+	st.conn = jobtest.Serve(t, st.worker.Register)
 	bus.On(st.ears, func(_ context.Context, m *bus.Message[*findingv1.FindingsObserved]) error {
 		st.observed <- m.Body
 		return nil
@@ -207,23 +141,29 @@ func theatre(t *testing.T, set *Set, accounts ...*accountv1.Account) *stage {
 	bus.On(st.ears, func(_ context.Context, m *bus.Message[*scanv1.ScopeFinished]) error {
 		st.finished <- m.Body
 		return nil
-	})
+	}, bus.Group("observer"))
 	return st
 }
 
 // run runs both buses until the test ends.
 func (st *stage) run(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	var done sync.WaitGroup
-	for _, b := range []*bus.Bus{st.bus, st.ears} {
-		done.Go(func() {
-			if err := b.Run(ctx); err != nil {
+	ctx := t.Context()
+	run := func(b *bus.Bus) (stop func()) {
+		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		done := make(chan error, 1)
+		go func() { done <- b.Run(ctx) }()
+		stop = sync.OnceFunc(func() {
+			cancel()
+			if err := <-done; err != nil {
 				t.Error(err)
 			}
 		})
+		t.Cleanup(stop)
+		return stop
 	}
-	t.Cleanup(func() { cancel(); done.Wait() })
+	st.stop = run(st.bus)
+	run(st.ears)
 	// A consumer of triggers takes only what comes after it was made.
 	for deadline := time.Now().Add(patience); ; {
 		triggered, err1 := bus.Handled[*jobv1.JobTriggered](ctx, st.ears)
@@ -274,6 +214,7 @@ func account(id string, regions ...string) *accountv1.Account {
 func trigger(id string, parameters map[string]string) *jobv1.Trigger {
 	return &jobv1.Trigger{
 		RunId: "waste-scan/" + id, Job: "waste-scan", Kind: "waste", PlannedTime: timestamppb.New(testTime), Parameters: parameters,
+		Backoff: &jobv1.Backoff{Initial: durationpb.New(time.Millisecond)},
 	}
 }
 
@@ -331,6 +272,10 @@ func TestRunFromTriggerToEnd(t *testing.T) {
 			}
 			sighted += len(b.GetSightings())
 			for _, o := range b.GetObservations() {
+				// To the end of the scope the verdict is as old as the scan; a difference would make it one of another scan.
+				if at, start := o.GetObservedAt().AsTime(), scopes[key].GetStartTime().AsTime(); !at.Equal(start) || at.Nanosecond() == 0 {
+					t.Fatalf("%s: observed at %s by the scan of %s", key, at, start)
+				}
 				if o.GetVerdict().GetOutcome() != rulev1.Outcome_OUTCOME_VIOLATION {
 					others = append(others, o.GetResource().GetId())
 					continue
@@ -350,22 +295,6 @@ func TestRunFromTriggerToEnd(t *testing.T) {
 		if violations != 600 || len(others) != want || sighted != 1200 {
 			t.Errorf("%s: %d violations, others %v, %d sightings", key, violations, others, sighted)
 		}
-	}
-}
-
-func TestTriggerTwiceIsOnce(t *testing.T) {
-	t.Parallel()
-	st := theatre(t, setOf(mixed(1, 2)), account("111111111111", "us-east-1"))
-	for range 3 {
-		if err := st.worker.trigger(t.Context(), trigger("1", nil), 1); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(st.planned) != 1 || len(st.planned["waste-scan/1"]) != 1 {
-		t.Errorf("planned %v", st.planned)
-	}
-	if err := st.worker.trigger(t.Context(), nil, 1); err != nil {
-		t.Errorf("an armed record: %v", err)
 	}
 }
 
@@ -394,11 +323,9 @@ func TestPlanning(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			st := theatre(t, setOf(mixed(1, 2)), c.accounts...)
-			if err := st.worker.trigger(t.Context(), trigger("1", c.parameters), 1); err != nil {
-				t.Fatal(err)
-			}
+			plan, err := st.worker.planRun(t.Context(), trigger("1", c.parameters))
 			var got []string
-			for _, p := range st.planned["waste-scan/1"] {
+			for _, p := range plan {
 				s := p.GetScope().GetAccount() + " " + p.GetScope().GetRegion()
 				if p.GetFailure() != nil {
 					s += strings.TrimSuffix(strings.TrimPrefix(p.GetFailure().GetError(), "the account is"), ", or not active")
@@ -408,12 +335,12 @@ func TestPlanning(t *testing.T) {
 			if !slices.Equal(got, c.scopes) {
 				t.Errorf("planned %q, want %q", got, c.scopes)
 			}
-			if (len(c.fails) > 0) != (st.failed["waste-scan/1"] != "") {
-				t.Errorf("failed with %q", st.failed["waste-scan/1"])
+			if (len(c.fails) > 0) != (err != nil) || err != nil && job.MayPass(err) {
+				t.Errorf("failed with %v", err)
 			}
 			for _, want := range c.fails {
-				if !strings.Contains(st.failed["waste-scan/1"], want) {
-					t.Errorf("failed with %q, which does not say %q", st.failed["waste-scan/1"], want)
+				if !strings.Contains(fmt.Sprint(err), want) {
+					t.Errorf("failed with %q, which does not say %q", err, want)
 				}
 			}
 		})
@@ -449,10 +376,10 @@ func TestPlanningAsksForRegions(t *testing.T) {
 	good, bad := entered(estate.Accounts[0], estate.Accounts[0].Roles[0].ExternalID), entered(estate.Accounts[1], "wrong")
 
 	st := open(t, good, bad)
-	if err := st.worker.trigger(t.Context(), trigger("1", nil), 1); err != nil {
+	planned, err := st.worker.planRun(t.Context(), trigger("1", nil))
+	if err != nil {
 		t.Fatal(err)
 	}
-	planned := st.planned["waste-scan/1"]
 	if len(planned) != 4 {
 		t.Fatalf("planned %v", planned)
 	}
@@ -467,95 +394,80 @@ func TestPlanningAsksForRegions(t *testing.T) {
 	}
 
 	st = open(t, bad)
-	if err := st.worker.trigger(t.Context(), trigger("1", nil), 1); err != nil || len(st.planned["waste-scan/1"]) != 1 {
-		t.Errorf("a denied account alone: %v, planned %v", err, st.planned)
+	if planned, err := st.worker.planRun(t.Context(), trigger("1", nil)); err != nil || len(planned) != 1 {
+		t.Errorf("a denied account alone: %v, planned %v", err, planned)
 	}
 
 	st = open(t, good)
 	if err := server.SetFaults(simaws.Fault{Kind: "error", Action: "DescribeRegions", Status: 503}); err != nil {
 		t.Fatal(err)
 	}
-	once := trigger("1", nil)
-	once.MaxRetries = 1
-	if err := st.worker.trigger(t.Context(), once, 1); err == nil || st.failed["waste-scan/1"] != "" {
-		t.Errorf("the first attempt: %v, failed with %q", err, st.failed["waste-scan/1"])
-	}
-	if err := st.worker.trigger(t.Context(), once, 2); err == nil || !strings.Contains(st.failed["waste-scan/1"], "ec2:DescribeRegions") {
-		t.Errorf("the last attempt: %v, failed with %q", err, st.failed["waste-scan/1"])
+	if planned, err := st.worker.planRun(t.Context(), trigger("1", nil)); err == nil || !mayPass(err) || !strings.Contains(err.Error(), "ec2:DescribeRegions") {
+		t.Errorf("without an answer: %v, planned %v", err, planned)
 	}
 }
 
-// request is a delivery of a request for a scope.
-func request(attempt, maxRetries int, timeout time.Duration) *bus.Message[*scanv1.ScopeRequested] {
-	return &bus.Message[*scanv1.ScopeRequested]{Sequence: 9, Deliveries: attempt, Attempt: attempt, Body: &scanv1.ScopeRequested{
-		RunId: "waste-scan/1", Scope: &scanv1.Scope{Service: "waste", Account: "111111111111", Region: "us-east-1"},
-		MaxRetries: int32(maxRetries), Timeout: durationpb.New(timeout), Partition: "aws",
-	}}
+// ask asks for a run.
+func (st *stage) ask(t *testing.T, tr *jobv1.Trigger) {
+	t.Helper()
+	if err := st.ears.Publish(t.Context(), &jobv1.JobRequested{Trigger: tr}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (st *stage) until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); <-time.After(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain until %s: %+v", what, st.runs.Scopes("waste-scan/1"))
+		}
+	}
+}
+
+func (st *stage) dead(t *testing.T) int {
+	t.Helper()
+	dead, err := st.bus.DeadLetters().List(t.Context(), "", 0, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(dead)
 }
 
 func TestScopeThatFails(t *testing.T) {
 	t.Parallel()
-	throttled := &aws.Error{Class: aws.Throttled}
 	for name, c := range map[string]struct {
-		err     error
-		attempt int
-		again   bool // the request comes back
-		dead    bool // it becomes a dead letter
-		status  scanv1.CoverageStatus
+		err    error
+		passes bool
+		status scanv1.CoverageStatus
 	}{
-		"first of three":    {throttled, 1, true, false, 0},
-		"second of three":   {throttled, 2, true, false, 0},
-		"last of three":     {throttled, 3, false, true, scanv1.CoverageStatus_COVERAGE_STATUS_FAILED},
-		"after a crash":     {throttled, 4, false, true, scanv1.CoverageStatus_COVERAGE_STATUS_FAILED},
-		"unreachable":       {&aws.Error{Class: aws.Unreachable}, 1, true, false, 0},
-		"denied is no use":  {&aws.Error{Class: aws.Denied}, 1, false, false, scanv1.CoverageStatus_COVERAGE_STATUS_DENIED},
-		"region disabled":   {&aws.Error{Class: aws.RegionDisabled}, 1, false, false, scanv1.CoverageStatus_COVERAGE_STATUS_REGION_DISABLED},
-		"credentials wrong": {&aws.Error{Class: aws.Credentials}, 1, false, false, scanv1.CoverageStatus_COVERAGE_STATUS_DENIED},
+		"throttled":         {&aws.Error{Class: aws.Throttled}, true, scanv1.CoverageStatus_COVERAGE_STATUS_FAILED},
+		"unreachable":       {&aws.Error{Class: aws.Unreachable}, true, scanv1.CoverageStatus_COVERAGE_STATUS_FAILED},
+		"otherwise":         {&aws.Error{Class: aws.Failed}, true, scanv1.CoverageStatus_COVERAGE_STATUS_FAILED},
+		"denied is no use":  {&aws.Error{Class: aws.Denied}, false, scanv1.CoverageStatus_COVERAGE_STATUS_DENIED},
+		"region disabled":   {&aws.Error{Class: aws.RegionDisabled}, false, scanv1.CoverageStatus_COVERAGE_STATUS_REGION_DISABLED},
+		"credentials wrong": {&aws.Error{Class: aws.Credentials}, false, scanv1.CoverageStatus_COVERAGE_STATUS_DENIED},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			st := theatre(t, setOf(aRule("rule-a", things(0, 0, c.err))))
+			st := theatre(t, setOf(aRule("rule-a", things(0, 0, c.err))), account("111111111111", "us-east-1"))
 			st.run(t)
-			err := st.worker.onScopeRequested(t.Context(), request(c.attempt, 2, time.Minute))
-			if (err != nil) != (c.again || c.dead) || err != nil && !errors.Is(err, c.err) {
-				t.Fatalf("verdict is %v", err)
+			tr, attempts := trigger("1", nil), 1
+			if tr.MaxRetries = 2; c.passes {
+				attempts = 3
 			}
-			if c.again {
-				if len(st.finished) > 0 {
-					t.Error("it said that the scope is finished")
-				}
-				return
-			}
+			st.ask(t, tr)
 			f := st.end(t)
-			if f.GetError() == "" || f.GetCoverage()[0].GetStatus() != c.status || f.GetExecution() != fmt.Sprintf("9.%d", c.attempt) || f.GetBatches() != 0 {
+			if f.GetError() == "" || f.GetCoverage()[0].GetStatus() != c.status || f.GetBatches() != 0 {
 				t.Errorf("finished with %v", f)
 			}
+			// A scope that keeps failing ends as a failed scope and as a dead letter.
+			if c.passes {
+				st.until(t, "there is a dead letter", func() bool { return st.dead(t) == 1 })
+			}
+			if sc := st.runs.Scopes("waste-scan/1")[0]; sc.Attempts != attempts {
+				t.Errorf("%d attempts: %+v", sc.Attempts, sc)
+			}
 		})
-	}
-}
-
-// A scope that keeps failing ends as a failed scope and as a dead letter.
-func TestLastFailureIsADeadLetter(t *testing.T) {
-	t.Parallel()
-	st := theatre(t, setOf(aRule("rule-a", things(0, 0, &aws.Error{Class: aws.Unreachable}))), account("111111111111", "us-east-1"))
-	st.run(t)
-	if err := st.bus.Publish(t.Context(), &jobv1.JobRequested{Trigger: trigger("manual-1", nil)}); err != nil {
-		t.Fatal(err)
-	}
-	if f := st.end(t); f.GetError() == "" {
-		t.Errorf("finished with %v", f)
-	}
-	for deadline := time.Now().Add(patience); ; {
-		dead, err := st.bus.DeadLetters().List(t.Context(), "", 0, 10)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(dead) == 1 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("dead letters: %v", dead)
-		}
 	}
 }
 
@@ -576,48 +488,36 @@ func waiting(began chan<- struct{}) inventory.Kind[thing] {
 	return k
 }
 
+// What was seen until the time was over counts, once the retries are used up.
 func TestScopeTakesTooLong(t *testing.T) {
 	t.Parallel()
-	st := theatre(t, setOf(aRule("rule-a", waiting(nil))))
+	st := theatre(t, setOf(aRule("rule-a", waiting(nil))), account("111111111111", "us-east-1"))
 	st.run(t)
-	if err := st.worker.onScopeRequested(t.Context(), request(1, 1, 30*time.Millisecond)); err == nil || !strings.Contains(err.Error(), "30ms") {
-		t.Errorf("verdict on the first attempt is %v", err)
-	}
-	if err := st.worker.onScopeRequested(t.Context(), request(2, 1, 30*time.Millisecond)); err != nil {
-		t.Errorf("verdict on the last attempt, which saw something, is %v", err)
-	}
+	tr := trigger("1", nil)
+	tr.MaxRetries, tr.Timeout = 1, durationpb.New(30*time.Millisecond)
+	st.ask(t, tr)
 	f := st.end(t)
 	if c := f.GetCoverage()[0]; c.GetStatus() != scanv1.CoverageStatus_COVERAGE_STATUS_PARTIAL || c.GetResources() != 3 || !strings.Contains(c.GetError(), "30ms") {
 		t.Errorf("coverage is %v", c)
 	}
-	if f.GetError() != "" || f.GetTallies()[0].GetViolations() != 3 {
+	if f.GetError() != "" || f.GetTallies()[0].GetViolations() != 3 || f.GetBatches() != 1 || f.GetProgress().GetResources() != 3 {
 		t.Errorf("finished with %v", f)
+	}
+	if sc := st.runs.Scopes("waste-scan/1")[0]; sc.Attempts != 2 || sc.Failures != 2 || st.dead(t) != 0 {
+		t.Errorf("scope is %+v, %d dead letters", sc, st.dead(t))
 	}
 }
 
 func TestStoppingGivesTheScopeBack(t *testing.T) {
 	t.Parallel()
 	began := make(chan struct{})
-	st := theatre(t, setOf(aRule("rule-a", waiting(began))))
+	st := theatre(t, setOf(aRule("rule-a", waiting(began))), account("111111111111", "us-east-1"))
 	st.run(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() { <-began; cancel() }()
-	if err := st.worker.onScopeRequested(ctx, request(5, 0, time.Minute)); !errors.Is(err, context.Canceled) {
-		t.Errorf("verdict is %v", err)
-	}
-	if len(st.finished) != 0 {
-		t.Error("it said that the scope is finished")
-	}
-}
-
-func TestUnwantedScopeIsLeftAlone(t *testing.T) {
-	t.Parallel()
-	k := things(0, 0, nil)
-	k.List = func(context.Context, *aws.Session, func([]thing) error) error { t.Error("it was scanned"); return nil }
-	st := theatre(t, setOf(aRule("rule-a", k)))
-	st.done["us-east-1"] = true
-	if err := st.worker.onScopeRequested(t.Context(), request(1, 0, time.Minute)); err != nil {
-		t.Error(err)
+	st.ask(t, trigger("1", nil))
+	<-began
+	st.stop()
+	if sc := st.runs.Scopes("waste-scan/1")[0]; len(sc.Ends)+len(st.finished) != 0 || sc.Failures != 0 || st.dead(t) != 0 {
+		t.Errorf("it said that the scope has ended: %+v", sc)
 	}
 }
 
@@ -626,13 +526,95 @@ func TestPersistenceAway(t *testing.T) {
 	t.Parallel()
 	st := theatre(t, setOf(mixed(1, 2)), account("111111111111", "us-east-1"))
 	st.down = errs.New(errs.Unavailable, "DOWN", "the database is away")
-	for name, err := range map[string]error{
-		"trigger": st.worker.trigger(t.Context(), trigger("1", nil), 99),
-		"scope":   st.worker.onScopeRequested(t.Context(), request(99, 0, time.Minute)),
-	} {
-		if err == nil || !strings.Contains(err.Error(), "again in") || !errors.Is(err, errs.Unavailable) {
-			t.Errorf("%s: verdict is %v", name, err)
-		}
+	st.run(t)
+	if _, err := st.worker.planRun(t.Context(), trigger("1", nil)); !errors.Is(err, errs.Unavailable) || !mayPass(err) {
+		t.Errorf("planning failed with %v", err)
+	}
+}
+
+// volumes is a rule over real listings, which tells when a listing ended.
+func volumes(ended chan<- time.Time) *Set {
+	k := inventory.Volumes
+	list := k.List
+	k.List = func(ctx context.Context, s *aws.Session, page func([]inventory.Volume) error) error {
+		err := list(ctx, s, page)
+		ended <- time.Now()
+		return err
+	}
+	m := acrossMeta("volumes")
+	m.Category, m.ResourceType = rule.Waste, k.Type
+	return setOf(Rule[inventory.Volume]{
+		Meta: m, Kind: k, Judge: func(In, inventory.Volume) rule.Verdict { return compliant() },
+		Examples: []Example[inventory.Volume]{{Name: "any", Want: Want{Outcome: rule.Compliant}}},
+	})
+}
+
+// simulated gives the worker a simulated AWS, and persistence its account.
+func (st *stage) simulated(t *testing.T, faults ...simaws.Fault) {
+	t.Helper()
+	estate := simaws.Generate(simaws.Options{Seed: 1, Accounts: 1, Regions: 1, Resources: 20})
+	server := simaws.New(estate, simaws.Config{NoQuotas: true})
+	if err := server.SetFaults(faults...); err != nil {
+		t.Fatal(err)
+	}
+	done, err := server.Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { <-done })
+	st.worker.cloud, err = aws.New(t.Context(), aws.Config{
+		Region: "us-east-1", Endpoint: server.URL(), AccessKeyID: simaws.DemoAccessKey, SecretAccessKey: simaws.FakeSecret,
+		Backoff: func(int) time.Duration { return time.Second },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := estate.Accounts[0]
+	st.accounts = []*accountv1.Account{{
+		Id: a.ID, Partition: "aws", RoleArn: a.RoleARN(simaws.ReadOnlyRole), ExternalId: a.Roles[0].ExternalID, Regions: []string{"us-east-1"},
+	}}
+}
+
+// Cancelling reaches the calls to AWS: a scan that waits for an answer stops
+// within 5 seconds, and says nothing more.
+func TestCancelStopsAScan(t *testing.T) {
+	t.Parallel()
+	ended := make(chan time.Time, 10)
+	st := theatre(t, volumes(ended))
+	st.simulated(t, simaws.Fault{Kind: "latency", Action: "DescribeVolumes", Delay: simaws.Duration(time.Minute)})
+	st.run(t)
+	st.ask(t, trigger("1", nil))
+	st.until(t, "the scope is at work", func() bool {
+		sc := st.runs.Scopes("waste-scan/1")
+		return len(sc) == 1 && sc[0].Attempts == 1
+	})
+	begin := time.Now()
+	if _, err := st.runs.CancelRun(t.Context(), &runv1.CancelRunRequest{Id: "waste-scan/1"}); err != nil {
+		t.Fatal(err)
+	}
+	if d := (<-ended).Sub(begin); d > 5*time.Second {
+		t.Errorf("stopped after %v", d)
+	}
+	st.stop()
+	if sc := st.runs.Scopes("waste-scan/1")[0]; len(sc.Ends)+len(st.finished)+len(st.observed) != 0 || sc.Failures != 0 || st.dead(t) != 0 {
+		t.Errorf("it said something: %+v", sc)
+	}
+}
+
+// A scope that AWS throttles shows life and its figures, before any page is
+// there.
+func TestThrottledScopeIsAlive(t *testing.T) {
+	t.Parallel()
+	st := theatre(t, volumes(make(chan time.Time, 10)))
+	st.simulated(t, simaws.Fault{Kind: "throttle", Action: "DescribeVolumes", Times: 5})
+	st.run(t)
+	st.ask(t, trigger("1", nil))
+	st.until(t, "a beat tells of throttles", func() bool {
+		sc := st.runs.Scopes("waste-scan/1")
+		return len(sc) == 1 && sc[0].State == runv1.ScopeState_SCOPE_STATE_RUNNING && sc[0].Progress.GetMeter().GetThrottles() > 0 && sc[0].Progress.GetResources() == 0
+	})
+	if f := st.end(t); f.GetError() != "" || f.GetMeter().GetThrottles() != 5 {
+		t.Errorf("finished with %v", f)
 	}
 }
 

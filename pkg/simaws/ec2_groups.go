@@ -220,6 +220,9 @@ func getManagedPrefixListEntries(c *call, x *xmlWriter) (*answer, error) {
 	if id == "" {
 		return nil, fail(400, "MissingParameter", "The request must contain the parameter PrefixListId")
 	}
+	if err := dryRun(c); err != nil {
+		return nil, err
+	}
 	rows, err := prefixListListing.byID(c, []string{id}, nil)
 	if err != nil {
 		return nil, err

@@ -76,7 +76,8 @@ type Account struct {
 // Role is an IAM role that any principal of the organization may assume.
 type Role struct {
 	Name string `json:"name"`
-	// ExternalID, when not empty, must be given to assume the role.
+	// ExternalID, when not empty, must be given to assume the role; * and ? in it are wildcards, as in a trust policy that says StringLike. A role without
+	// forgets to demand one: whoever knows its name gets in.
 	ExternalID string `json:"external_id,omitempty"`
 	// Policy of the role; nil allows everything.
 	Policy *Policy `json:"policy,omitempty"`

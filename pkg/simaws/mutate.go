@@ -8,14 +8,17 @@ import (
 
 // Mutation is one change of a running estate, as the admin endpoint takes it.
 type Mutation struct {
-	// Action: stop, start, terminate (an instance), attach, detach, delete (a volume), tag (either).
+	// Action: stop, start, terminate (an instance), attach, detach, delete (a volume), tag (either), role (puts one into an account, in place of one of the
+	// same name).
 	Action string `json:"action"`
-	// ID of the instance or volume.
+	// ID of the instance, volume or account.
 	ID string `json:"id"`
 	// Instance to attach to.
 	Instance string `json:"instance,omitempty"`
 	// Tags to set, for tag; an empty value sets an empty value.
 	Tags []Tag `json:"tags,omitempty"`
+	// Role to put.
+	Role *Role `json:"role,omitempty"`
 	// At is when it happens; zero means the endpoint's clock.
 	At time.Time `json:"at,omitzero"`
 }
@@ -28,6 +31,9 @@ func (e *Estate) Apply(m Mutation) error {
 		return fmt.Errorf("%s %s: at is not set", m.Action, m.ID)
 	}
 	m.At = m.At.UTC().Truncate(time.Second)
+	if m.Action == "role" {
+		return e.putRole(m)
+	}
 	for _, a := range e.Accounts {
 		for _, r := range a.Regions {
 			if in := r.instance(m.ID); in != nil {
@@ -69,6 +75,23 @@ func (e *Estate) Detach(volume string, at time.Time) error {
 // DeleteVolume deletes a volume that is not attached; it is listed no more.
 func (e *Estate) DeleteVolume(id string, at time.Time) error {
 	return e.Apply(Mutation{Action: "delete", ID: id, At: at})
+}
+
+// PutRole puts a role into an account, as whoever onboards the account would make it.
+func (e *Estate) PutRole(account string, r Role, at time.Time) error {
+	return e.Apply(Mutation{Action: "role", ID: account, Role: &r, At: at})
+}
+
+func (e *Estate) putRole(m Mutation) error {
+	a := e.Account(m.ID)
+	if a == nil || m.Role == nil || m.Role.Name == "" {
+		return fmt.Errorf("role %s: it takes an account of the estate and a role with a name", m.ID)
+	}
+	if err := m.Role.Policy.check(); err != nil {
+		return fmt.Errorf("role %s of account %s: %w", m.Role.Name, m.ID, err)
+	}
+	a.Roles = append(slices.DeleteFunc(slices.Clone(a.Roles), func(r Role) bool { return r.Name == m.Role.Name }), *m.Role)
+	return nil
 }
 
 func (r *Region) mutateInstance(in *Instance, m Mutation) error {

@@ -109,6 +109,8 @@ func (c *call) authorize(action string) error {
 	policies := []*Policy{c.account.Policy}
 	if c.session != nil {
 		policies = []*Policy{c.s.config.Policy}
+		c.s.estate.mu.RLock()
+		defer c.s.estate.mu.RUnlock()
 		for i := range c.account.Roles {
 			if r := &c.account.Roles[i]; strings.HasSuffix("/"+r.Name, "/"+c.session.Role) {
 				policies = append(policies, r.Policy)

@@ -52,7 +52,7 @@ func assumeRole(c *call, x *xmlWriter) (*answer, error) {
 		return nil, denied
 	}
 	i := slices.IndexFunc(account.Roles, func(r Role) bool { return r.Name == path })
-	if i < 0 || account.Roles[i].ExternalID != "" && account.Roles[i].ExternalID != c.form.get("ExternalId") {
+	if i < 0 || !account.Roles[i].admits(c.form.get("ExternalId"), c.form.has("ExternalId")) {
 		return nil, denied
 	}
 	role := path[strings.LastIndexByte(path, '/')+1:]
@@ -71,4 +71,9 @@ func assumeRole(c *call, x *xmlWriter) (*answer, error) {
 		x.close("AssumedRoleUser")
 		x.int("PackedPolicySize", 0)
 	})
+}
+
+// admits tells whether the role's trust policy is content with the external id.
+func (r *Role) admits(id string, given bool) bool {
+	return r.ExternalID == "" || given && newPattern(strings.ReplaceAll(r.ExternalID, `\`, `\\`)).match(id)
 }

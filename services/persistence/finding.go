@@ -71,11 +71,16 @@ type finding struct {
 	CheckedTime  time.Time `bun:",scanonly"`
 	CheckedRunID string    `bun:",scanonly"`
 	AbsentRuns   int16     `bun:",scanonly"`
+
+	// Of orphans, where it is one.
+	OrphanTime   *time.Time              `bun:",scanonly"`
+	OrphanReason *findingv1.OrphanReason `bun:",scanonly"`
 }
 
-// selectFindings reads findings as f, with their checks as c.
+// selectFindings reads findings as f, with their checks as c and as orphans as o.
 func selectFindings(db bun.IDB) *bun.SelectQuery {
-	return db.NewSelect().Model((*finding)(nil)).ColumnExpr("f.*, c.*").Join("JOIN checks AS c ON c.id = f.id")
+	return db.NewSelect().Model((*finding)(nil)).ColumnExpr("f.*, c.*, o.time AS orphan_time, o.reason AS orphan_reason").
+		Join("JOIN checks AS c ON c.id = f.id").Join("LEFT JOIN orphans AS o ON o.finding_id = f.id")
 }
 
 // newFinding is the finding that an observed violation opens, without cost
@@ -210,6 +215,9 @@ func (f *finding) show(p *findingv1.Finding, cost *rulev1.MonthlyCost) *findingv
 	p.State, p.Severity, p.Owner, p.Assignee, p.MonthlyCost, p.Parameters = f.State, f.Severity, f.Owner, f.Assignee, cost, f.Parameters
 	p.FirstSeen, p.LastSeen, p.EvidenceTime = timestamppb.New(f.FirstSeen), timestamppb.New(f.LastSeen), timestamppb.New(f.EvidenceTime)
 	p.Since, p.ResolveTime = timestamp(f.Since), timestamp(f.ResolveTime)
+	if p.OrphanTime = timestamp(f.OrphanTime); f.OrphanReason != nil {
+		p.OrphanReason = *f.OrphanReason
+	}
 	p.LastRunId, p.ReopenCount, p.Etag = f.LastRunID, f.ReopenCount, f.etag()
 	return p
 }
@@ -248,6 +256,7 @@ var findingFields = fields{
 	"last_seen":        {column: "c.last_seen", kind: kindTime},
 	"since":            {column: "f.since", kind: kindTime},
 	"resolve_time":     {column: "f.resolve_time", kind: kindTime},
+	"orphan_time":      {column: "o.time", kind: kindTime},
 	"tags":             {column: "f.tags", kind: kindMap},
 }
 

@@ -215,6 +215,10 @@ func (l *jobLife) check(rt *rapid.T) {
 	if waiting-mayWait > 1 {
 		rt.Fatalf("%d runs wait of which one may", waiting-mayWait)
 	}
+}
+
+// checkEnds looks whether each run's end was said once.
+func (l *jobLife) checkEnds(rt *rapid.T) {
 	ends := map[string]int{}
 	for _, e := range outgoing[runv1.RunFinished](l.t, l.s) {
 		if e.GetRun().GetJob() == l.job {
@@ -251,6 +255,7 @@ func TestLifeOfRuns(t *testing.T) {
 			}
 			l.check(rt)
 		}
+		l.checkEnds(rt)
 		if len(l.ended) != len(l.runs) {
 			rt.Fatalf("of %d runs %d have ended", len(l.runs), len(l.ended))
 		}
@@ -270,7 +275,7 @@ func TestReplicasAtOnce(t *testing.T) {
 		replicas = append(replicas, s)
 	}
 	ctx := t.Context()
-	const workers, rounds = 8, 10
+	const workers, rounds = 8, 8
 	regions := []string{"eu-west-1", "us-east-1"}
 	scope := func(region string) *scanv1.Scope {
 		return &scanv1.Scope{Service: "waste", Account: "111122223333", Region: region}

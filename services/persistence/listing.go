@@ -58,7 +58,8 @@ func (tx *transaction) staleTypes(ctx context.Context, k scopeKey, scan time.Tim
 	return stale, err
 }
 
-// recordListings remembers when each type was listed.
+// recordListings remembers when each type was listed. Findings of the scope that
+// were orphans and have been looked at are so no longer.
 func (tx *transaction) recordListings(ctx context.Context, k scopeKey, scan time.Time, complete, stale map[string]bool) error {
 	var rows []*listing
 	for _, t := range slices.Sorted(maps.Keys(complete)) {
@@ -76,7 +77,10 @@ func (tx *transaction) recordListings(ctx context.Context, k scopeKey, scan time
 	}
 	_, err := tx.NewInsert().Model(&rows).On("CONFLICT (service, account, region, resource_type) DO UPDATE").
 		Set("scan_time = EXCLUDED.scan_time").Set("complete_time = coalesce(EXCLUDED.complete_time, l.complete_time)").Exec(ctx)
-	return err
+	if err != nil {
+		return err
+	}
+	return tx.reclaimScope(ctx, k)
 }
 
 // ruleTypes are rules, each with a type it was run on.

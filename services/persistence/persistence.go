@@ -26,6 +26,9 @@ import (
 	accountv1 "nightshift.dev/gen/nightshift/account/v1"
 	exemptionv1 "nightshift.dev/gen/nightshift/exemption/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
+	healthv1 "nightshift.dev/gen/nightshift/health/v1"
+	inventoryv1 "nightshift.dev/gen/nightshift/inventory/v1"
+	retentionv1 "nightshift.dev/gen/nightshift/retention/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
@@ -62,8 +65,12 @@ var Definition = app.Definition{
 // calls are then UNAVAILABLE and messages wait on the bus.
 type Service struct {
 	accountv1.UnimplementedAccountServiceServer
+	accountv1.UnimplementedOnboardingServiceServer
 	exemptionv1.UnimplementedExemptionServiceServer
 	findingv1.UnimplementedFindingServiceServer
+	healthv1.UnimplementedHealthStateServiceServer
+	inventoryv1.UnimplementedInventoryServiceServer
+	retentionv1.UnimplementedRetentionServiceServer
 	runv1.UnimplementedRunServiceServer
 	scanv1.UnimplementedScopeStateServiceServer
 	systemlogv1.UnimplementedSystemLogServiceServer
@@ -117,8 +124,12 @@ func open(cfg Config, log *slog.Logger, p publisher, now func() time.Time) (*Ser
 // Register adds the APIs.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	accountv1.RegisterAccountServiceServer(r, s)
+	accountv1.RegisterOnboardingServiceServer(r, s)
 	exemptionv1.RegisterExemptionServiceServer(r, s)
 	findingv1.RegisterFindingServiceServer(r, s)
+	healthv1.RegisterHealthStateServiceServer(r, s)
+	inventoryv1.RegisterInventoryServiceServer(r, s)
+	retentionv1.RegisterRetentionServiceServer(r, s)
 	runv1.RegisterRunServiceServer(r, s)
 	scanv1.RegisterScopeStateServiceServer(r, s)
 	systemlogv1.RegisterSystemLogServiceServer(r, s)
@@ -138,8 +149,8 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { s.relay(ctx); return nil })
 	g.Go(func() error { s.keepPartitions(ctx); return nil })
 	g.Go(func() error { s.endExemptions(ctx); return nil })
-	g.Go(func() error { s.tendFindings(ctx); return nil })
 	g.Go(func() error { s.reap(ctx); return nil })
+	g.Go(func() error { s.tendFindings(ctx); return nil })
 	g.Go(func() error {
 		<-ctx.Done()
 		s.stop.Do(func() { close(s.stopping) })

@@ -185,6 +185,8 @@ func valueOf(f *findingv1.Finding, name string) any {
 		return moment(f.GetLastSeen())
 	case "since":
 		return moment(f.GetSince())
+	case "orphan_time":
+		return moment(f.GetOrphanTime())
 	default: // resolve_time
 		return moment(f.GetResolveTime())
 	}

@@ -27,41 +27,93 @@ func wallClock(now func() time.Time, server func(context.Context) (time.Time, er
 type corrected struct {
 	clock
 	log    *slog.Logger
-	offset atomic.Int64 // to be added to now, in nanoseconds
+	set    atomic.Pointer[setting] // nil until the server has answered
+	warned bool
 }
 
-func (c *corrected) time() time.Time { return c.now().Add(time.Duration(c.offset.Load())).UTC() }
+// setting is one moment on both clocks. From there on time is what has passed
+// by the machine's monotonic clock, which nobody sets.
+type setting struct{ local, server time.Time }
+
+func (c *corrected) time() time.Time {
+	now := c.now()
+	if s := c.set.Load(); s != nil {
+		return s.server.Add(now.Sub(s.local)).UTC()
+	}
+	return now.UTC()
+}
 
 // until returns a channel that gives a value when time has reached t.
 func (c *corrected) until(t time.Time) <-chan time.Time {
-	return c.at(t.Add(-time.Duration(c.offset.Load())))
+	if s := c.set.Load(); s != nil {
+		t = s.local.Add(t.Sub(s.server))
+	}
+	return c.at(t)
 }
 
-// skewWarning is the difference between the clocks that is worth a person's
-// attention.
-const skewWarning = 2 * time.Second
+const (
+	// skewWarning is the difference between the clocks that is worth a person's
+	// attention.
+	skewWarning = 2 * time.Second
+	// samples are taken each time the clocks are compared, and the quickest
+	// answer counts: it is the one whose age is known best.
+	samples = 5
+	// jump is a difference between the machine's two clocks that means that it
+	// was suspended or its clock set.
+	jump = 100 * time.Millisecond
+)
 
-// follow compares the clocks at once and then every minute, until ctx ends.
+// correct compares the clocks, once or until ctx ends or the server does not
+// answer.
+func (c *corrected) correct(ctx context.Context) {
+	if c.server == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var best *setting
+	var age time.Duration
+	for range samples {
+		before := c.now()
+		server, err := c.server(ctx)
+		if err != nil {
+			break
+		}
+		after := c.now()
+		if trip := after.Sub(before); best == nil || trip < age {
+			best, age = &setting{after, server.Add(trip / 2)}, trip
+		}
+	}
+	if best == nil {
+		return
+	}
+	c.set.Store(best)
+	skew := best.server.Sub(best.local)
+	if skewed := skew.Abs() > skewWarning+age; skewed != c.warned {
+		c.warned = skewed
+		c.log.Warn("clock and NATS server's clock", "differ", skewed, "by", skew)
+	}
+}
+
+// follow compares the clocks every minute, and when the machine's has jumped,
+// until ctx ends.
 func (c *corrected) follow(ctx context.Context) error {
 	if c.server == nil {
 		return nil
 	}
-	warned := false
-	for {
-		before := c.now()
-		if server, err := c.server(ctx); err == nil {
-			trip := c.now().Sub(before)
-			offset := server.Sub(before.Add(trip / 2))
-			c.offset.Store(int64(offset))
-			if skewed := offset.Abs() > skewWarning+trip; skewed != warned {
-				warned = skewed
-				c.log.Warn("clock and NATS server's clock", "differ", skewed, "by", offset)
-			}
-		}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for last := c.now(); ; {
 		select {
-		case <-time.After(time.Minute):
+		case <-tick.C:
 		case <-ctx.Done():
 			return nil
+		}
+		now := c.now()
+		passed := now.Sub(last)
+		if jumped := now.Round(0).Sub(last.Round(0)) - passed; passed >= time.Minute || jumped.Abs() > jump || c.set.Load() == nil {
+			c.correct(ctx)
+			last = c.now()
 		}
 	}
 }

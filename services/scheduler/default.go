@@ -27,6 +27,14 @@ var defaults = []*jobv1.Job{
 		Name: "security-scan", Kind: "security", Schedule: "0 * * * *",
 		Description: "Looks for what is exposed, unprotected or without an owner.",
 	},
+	{
+		Name: "cleanup", Kind: "cleanup", Schedule: "0 2 * * *",
+		Description: "Removes what has been kept for its time, and marks findings that no scan looks at any more.",
+	},
+	{
+		Name: "health-check", Kind: "health", Schedule: "0 0 * * *",
+		Description: "Takes stock of all instances, and of what they used of CPU and memory the day before.",
+	},
 }
 
 // It is asked ever less often whether a service for a missing default has

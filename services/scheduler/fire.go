@@ -4,11 +4,11 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"hash/maphash"
 	"strconv"
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
@@ -43,14 +43,18 @@ type state struct {
 	name     string
 	revision uint64     // of the definition, or of its deletion; 0 when there is neither
 	def      *jobv1.Job // nil when there is none
-	schedule schedule
+	times    timetable
 	logs     map[string]record // by kind: a job that was deleted may come back as another kind
 	latest   bool              // no definition is newer than this one, although a log says so: somebody restored the bucket
 
-	due       time.Time // when to do something next; zero: nothing to do
-	notBefore time.Time // after a failure
-	busy      bool      // something is being appended
-	index     int       // in the queue, or -1
+	due       time.Time     // when to do something next; zero: nothing to do
+	late      []time.Time   // see timetable.plan
+	notBefore time.Time     // after a failure
+	lost      bool          // somebody else's record was first, and is on its way here
+	busy      bool          // something is being appended
+	index     int           // in the queue, or -1
+	rank      uint64        // of states due at the same time, which is first
+	changed   chan struct{} // closed with the next change; nil while nobody waits for it
 }
 
 // unfenced is the kind of a log whose last record is older than the
@@ -87,12 +91,17 @@ func (st *state) base() time.Time {
 	return base
 }
 
-// planned is the time the job fires for next; zero when it does not.
-func (st *state) planned(now time.Time) time.Time {
+// planned is the time the job fires for next, and when it does; zero when it
+// does not.
+func (st *state) planned(now time.Time) (planned, due time.Time) {
 	if st.def == nil || st.def.GetPaused() {
-		return time.Time{}
+		return time.Time{}, time.Time{}
 	}
-	return st.schedule.plan(st.base(), now)
+	planned, st.late = st.times.plan(st.late, st.base(), now)
+	if planned.IsZero() {
+		return time.Time{}, time.Time{}
+	}
+	return planned, planned.Add(st.times.offset)
 }
 
 // replan works out what the job has to do next. The caller holds the lock.
@@ -104,7 +113,7 @@ func (s *Service) replan(st *state) {
 	} else if st.ahead() {
 		st.due = now.Add(retryAfter) // the definition is on its way
 	} else {
-		st.due = st.planned(now)
+		_, st.due = st.planned(now)
 	}
 	if st.due.Before(st.notBefore) && !st.due.IsZero() {
 		st.due = st.notBefore
@@ -125,15 +134,17 @@ func (s *Service) replan(st *state) {
 		default:
 		}
 	}
-	close(s.changed)
-	s.changed = make(chan struct{})
+	if st.changed != nil {
+		close(st.changed)
+		st.changed = nil
+	}
 }
 
 // state returns the state of a job. The caller holds the lock.
 func (s *Service) state(name string) *state {
 	st := s.states[name]
 	if st == nil {
-		st = &state{name: name, logs: map[string]record{}, index: -1}
+		st = &state{name: name, logs: map[string]record{}, index: -1, rank: maphash.String(s.seed, name)}
 		s.states[name] = st
 	}
 	return st
@@ -147,14 +158,14 @@ func (s *Service) onDefinition(e *bus.Entry[*jobv1.Job]) {
 	if e.Revision <= st.revision {
 		return
 	}
-	st.revision, st.def, st.latest, st.notBefore = e.Revision, nil, false, time.Time{}
+	st.revision, st.def, st.latest, st.notBefore, st.late = e.Revision, nil, false, time.Time{}, nil
 	if !e.Deleted {
-		sched, err := parseSchedule(e.Value.GetSchedule(), "job.schedule")
+		times, err := parseTimetable(e.Value, "job.")
 		if err != nil { // written by a newer version
 			s.log.Error("job does not fire: its schedule cannot be read", "job", e.Key, "error", err)
 			st.revision = 0
 		} else {
-			st.def, st.schedule = e.Value, sched
+			st.def, st.times = e.Value, times
 		}
 	}
 	s.replan(st)
@@ -185,7 +196,7 @@ func (s *Service) learn(m *jobv1.JobTriggered, sequence uint64) {
 		}
 	}
 	st.logs[m.GetKind()] = r
-	st.notBefore = time.Time{}
+	st.notBefore, st.lost = time.Time{}, false
 	s.replan(st)
 }
 
@@ -206,34 +217,13 @@ func (s *Service) next(st *state, now time.Time) (m *jobv1.JobTriggered, after u
 		}
 		return m, r.sequence
 	}
-	planned := st.planned(now)
-	if planned.IsZero() || planned.After(now) || st.ahead() {
+	planned, due := st.planned(now)
+	if planned.IsZero() || due.After(now) || st.ahead() {
 		return nil, 0
 	}
 	t := trigger(st.def, runID(st.name, planned), now)
-	t.Cause, t.PlannedTime = jobv1.Cause_CAUSE_SCHEDULE, timestamppb.New(planned)
+	t.Cause, t.PlannedTime, t.Missed = jobv1.Cause_CAUSE_SCHEDULE, timestamppb.New(planned), st.times.missed(st.base(), planned)
 	return &jobv1.JobTriggered{Job: st.name, Kind: st.def.GetKind(), JobEtag: etag, Trigger: t}, st.logs[st.def.GetKind()].sequence
-}
-
-// Defaults of what a job leaves unset.
-const (
-	defaultMaxRetries = 3
-	defaultTimeout    = 30 * time.Minute
-)
-
-// trigger is what a job asks for, without what caused it.
-func trigger(j *jobv1.Job, runID string, now time.Time) *jobv1.Trigger {
-	t := &jobv1.Trigger{
-		RunId: runID, Job: j.GetName(), Kind: j.GetKind(), FireTime: timestamppb.New(now), Parameters: j.GetParameters(),
-		MaxRetries: defaultMaxRetries, Timeout: durationpb.New(defaultTimeout),
-	}
-	if j.MaxRetries != nil {
-		t.MaxRetries = j.GetMaxRetries()
-	}
-	if j.GetTimeout() != nil {
-		t.Timeout = j.GetTimeout()
-	}
-	return t
 }
 
 const (
@@ -291,7 +281,7 @@ func (s *Service) append(ctx context.Context, st *state) {
 	s.mu.Lock()
 	now := s.clock.time()
 	m, after := s.next(st, now)
-	ahead, revision := st.ahead(), st.revision
+	ahead, revision, lost := st.ahead(), st.revision, st.lost
 	s.mu.Unlock()
 	var learned *jobv1.JobTriggered
 	var sequence uint64
@@ -300,7 +290,7 @@ func (s *Service) append(ctx context.Context, st *state) {
 	try, cancel := context.WithTimeout(ctx, 10*time.Second)
 	switch {
 	case m != nil:
-		learned, sequence, err = s.appendOrRead(try, m, after)
+		learned, sequence, err = s.appendOrRead(try, m, after, lost)
 	case ahead:
 		var e *bus.Entry[*jobv1.Job]
 		if e, err = s.jobs.Get(try, st.name); err == nil {
@@ -314,20 +304,24 @@ func (s *Service) append(ctx context.Context, st *state) {
 	defer s.mu.Unlock()
 	st.busy = false
 	st.latest = st.latest || latest && st.revision == revision
-	if err != nil && ctx.Err() == nil {
+	switch {
+	case err != nil && ctx.Err() == nil:
 		s.log.Warn("a job's log cannot be written; it is tried again", "job", st.name, "error", err)
 		st.notBefore = s.clock.time().Add(retryAfter)
-	}
-	if learned != nil {
+	case learned != nil:
 		s.learn(learned, sequence)
+	case m != nil && st.logs[m.GetKind()].sequence == after:
+		// The watch of the log brings what was there first, in a moment. Should it not, the next try reads it.
+		st.lost, st.notBefore = true, s.clock.time().Add(retryAfter)
 	}
 	s.replan(st)
 	s.forget(st)
 }
 
-// appendOrRead appends m; when something else is there, or the outcome is
-// unknown, it returns what is.
-func (s *Service) appendOrRead(ctx context.Context, m *jobv1.JobTriggered, after uint64) (*jobv1.JobTriggered, uint64, error) {
+// appendOrRead appends m and returns it. When something else is there it
+// returns nil, or what is there if it is to read; it also reads when the
+// outcome is unknown.
+func (s *Service) appendOrRead(ctx context.Context, m *jobv1.JobTriggered, after uint64, read bool) (*jobv1.JobTriggered, uint64, error) {
 	sequence, err := s.bus.Append(ctx, m, after)
 	if err == nil {
 		if t := m.GetTrigger(); t != nil {
@@ -335,11 +329,15 @@ func (s *Service) appendOrRead(ctx context.Context, m *jobv1.JobTriggered, after
 		}
 		return m, sequence, nil
 	}
+	conflict := errors.Is(err, bus.ErrConflict)
+	if conflict && !read {
+		return nil, 0, nil
+	}
 	last, readErr := bus.Last[*jobv1.JobTriggered](ctx, s.bus, m.GetKind(), m.GetJob())
 	if readErr != nil {
 		return nil, 0, errors.Join(err, readErr)
 	}
-	if errors.Is(err, bus.ErrConflict) {
+	if conflict {
 		err = nil
 	}
 	if last == nil {
@@ -356,11 +354,19 @@ func (s *Service) forget(st *state) {
 	}
 }
 
-// queue is a heap of states by due time.
+// queue is a heap of states by due time. Of those that are due at once each
+// replica begins with others, so that many replicas share the work: what one
+// has fired the rest know of when they come to it.
 type queue []*state
 
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].due.Before(q[j].due) }
+func (q queue) Len() int { return len(q) }
+func (q queue) Less(i, j int) bool {
+	if c := q[i].due.Compare(q[j].due); c != 0 {
+		return c < 0
+	}
+	return q[i].rank < q[j].rank
+}
+
 func (q queue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
 	q[i].index, q[j].index = i, j

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
@@ -26,7 +28,7 @@ func (s *Service) CreateJob(ctx context.Context, req *jobv1.CreateJobRequest) (*
 	if in.GetName() == "" {
 		return nil, errs.New(errs.InvalidArgument, "BAD_JOB", "the job has no name").Field("job.name", "is empty; want lower-case letters, digits and hyphens such as waste-scan")
 	}
-	if _, err := parseSchedule(in.GetSchedule(), "job.schedule"); err != nil {
+	if err := check(in); err != nil {
 		return nil, err
 	}
 	kinds, err := bus.Handled[*jobv1.JobTriggered](ctx, s.bus)
@@ -57,6 +59,19 @@ func (s *Service) CreateJob(ctx context.Context, req *jobv1.CreateJobRequest) (*
 	return &jobv1.CreateJobResponse{Job: s.present(job, revision)}, nil
 }
 
+// check says what is wrong with what a person set of a job, beyond what the
+// proto's constraints say.
+func check(job *jobv1.Job) error {
+	if _, err := parseTimetable(job, "job."); err != nil {
+		return err
+	}
+	if b := backoff(job.GetBackoff()); b.GetMax().AsDuration() < b.GetInitial().AsDuration() {
+		return errs.New(errs.InvalidArgument, "BAD_BACKOFF", "the longest wait is shorter than the first").
+			Field("job.backoff.max", "is %v and initial is %v; want it to be at least that, or none", b.GetMax().AsDuration(), b.GetInitial().AsDuration())
+	}
+	return nil
+}
+
 // stored clears what is not kept in a definition but worked out for answers.
 func stored(job *jobv1.Job) {
 	job.Etag, job.LastFireTime, job.NextFireTime = "", nil, nil
@@ -81,34 +96,49 @@ func (s *Service) get(ctx context.Context, name string) (*bus.Entry[*jobv1.Job],
 
 // ListJobs returns jobs ordered by name.
 func (s *Service) ListJobs(ctx context.Context, req *jobv1.ListJobsRequest) (*jobv1.ListJobsResponse, error) {
+	bind := []string{req.GetKind()}
+	for _, label := range slices.Sorted(maps.Keys(req.GetLabels())) {
+		bind = append(bind, label, req.GetLabels()[label])
+	}
 	var after string
-	more, err := page.Parse(req.GetPageToken(), &after)
+	more, err := page.Parse(req.GetPageToken(), &after, bind...)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.awaitReady(ctx); err != nil {
 		return nil, err
 	}
-	type found struct {
-		def      *jobv1.Job
-		revision uint64
+	wanted := func(job *jobv1.Job) bool {
+		if req.GetKind() != "" && job.GetKind() != req.GetKind() {
+			return false
+		}
+		for label, want := range req.GetLabels() {
+			if have, ok := job.GetLabels()[label]; !ok || want != "" && have != want {
+				return false
+			}
+		}
+		return true
 	}
-	var all []found
+	var all []*state
 	s.mu.Lock()
 	for name, st := range s.states {
-		if st.def != nil && (!more || name > after) {
-			all = append(all, found{st.def, st.revision})
+		if st.def != nil && (!more || name > after) && wanted(st.def) {
+			all = append(all, st)
 		}
 	}
 	s.mu.Unlock()
-	slices.SortFunc(all, func(a, b found) int { return strings.Compare(a.def.GetName(), b.def.GetName()) })
+	slices.SortFunc(all, func(a, b *state) int { return strings.Compare(a.name, b.name) })
 	resp := &jobv1.ListJobsResponse{}
 	if size := page.Size(req.GetPageSize()); len(all) > size {
 		all = all[:size]
-		resp.NextPageToken = page.Token(all[size-1].def.GetName())
+		resp.NextPageToken = page.Token(all[size-1].name, bind...)
 	}
-	for _, f := range all {
-		resp.Jobs = append(resp.Jobs, s.present(f.def, f.revision))
+	for _, st := range all {
+		s.mu.Lock() // for each, so that firing need not wait for all
+		if st.def != nil {
+			resp.Jobs = append(resp.Jobs, st.present(s.clock.time()))
+		}
+		s.mu.Unlock()
 	}
 	return resp, nil
 }
@@ -124,12 +154,21 @@ func (s *Service) awaitReady(ctx context.Context) error {
 
 // updatable are the fields a mask may name, and what sets each.
 var updatable = map[string]func(to, from *jobv1.Job){
-	"description": func(to, from *jobv1.Job) { to.Description = from.GetDescription() },
-	"schedule":    func(to, from *jobv1.Job) { to.Schedule = strings.Join(strings.Fields(from.GetSchedule()), " ") },
-	"parameters":  func(to, from *jobv1.Job) { to.Parameters = from.GetParameters() },
-	"max_retries": func(to, from *jobv1.Job) { to.MaxRetries = from.MaxRetries },
-	"timeout":     func(to, from *jobv1.Job) { to.Timeout = from.GetTimeout() },
-	"labels":      func(to, from *jobv1.Job) { to.Labels = from.GetLabels() },
+	"description":    func(to, from *jobv1.Job) { to.Description = from.GetDescription() },
+	"schedule":       func(to, from *jobv1.Job) { to.Schedule = strings.Join(strings.Fields(from.GetSchedule()), " ") },
+	"time_zone":      func(to, from *jobv1.Job) { to.TimeZone = from.GetTimeZone() },
+	"jitter":         func(to, from *jobv1.Job) { to.Jitter = from.GetJitter() },
+	"start_time":     func(to, from *jobv1.Job) { to.StartTime = from.GetStartTime() },
+	"end_time":       func(to, from *jobv1.Job) { to.EndTime = from.GetEndTime() },
+	"misfire":        func(to, from *jobv1.Job) { to.Misfire = from.GetMisfire() },
+	"overlap_policy": func(to, from *jobv1.Job) { to.OverlapPolicy = from.GetOverlapPolicy() },
+	"parameters":     func(to, from *jobv1.Job) { to.Parameters = from.GetParameters() },
+	"max_retries":    func(to, from *jobv1.Job) { to.MaxRetries = from.MaxRetries },
+	"backoff":        func(to, from *jobv1.Job) { to.Backoff = from.GetBackoff() },
+	"timeout":        func(to, from *jobv1.Job) { to.Timeout = from.GetTimeout() },
+	"run_timeout":    func(to, from *jobv1.Job) { to.RunTimeout = from.GetRunTimeout() },
+	"notify_policy":  func(to, from *jobv1.Job) { to.NotifyPolicy = from.GetNotifyPolicy() },
+	"labels":         func(to, from *jobv1.Job) { to.Labels = from.GetLabels() },
 }
 
 // UpdateJob changes the fields in the mask.
@@ -145,11 +184,6 @@ func (s *Service) UpdateJob(ctx context.Context, req *jobv1.UpdateJobRequest) (*
 				Field("update_mask", "has %q; want some of %s", p, strings.Join(slices.Sorted(maps.Keys(updatable)), ", "))
 		}
 	}
-	if slices.Contains(paths, "schedule") {
-		if _, err := parseSchedule(in.GetSchedule(), "job.schedule"); err != nil {
-			return nil, err
-		}
-	}
 	job, err := s.change(ctx, in.GetName(), in.GetEtag(), func(job *jobv1.Job) error {
 		if in.GetKind() != "" && in.GetKind() != job.GetKind() {
 			return errs.New(errs.InvalidArgument, "KIND_IS_FIXED", "a job keeps its kind").
@@ -158,7 +192,7 @@ func (s *Service) UpdateJob(ctx context.Context, req *jobv1.UpdateJobRequest) (*
 		for _, p := range paths {
 			updatable[p](job, in)
 		}
-		return nil
+		return check(job)
 	})
 	return &jobv1.UpdateJobResponse{Job: job}, err
 }
@@ -202,7 +236,7 @@ func (s *Service) change(ctx context.Context, name, etag string, edit func(*jobv
 		}
 		now := timestamppb.New(s.clock.time())
 		job.UpdateTime = now
-		if job.GetSchedule() != e.Value.GetSchedule() || job.GetPaused() != e.Value.GetPaused() {
+		if !sameTimes(job, e.Value) {
 			job.ScheduleTime = now
 		}
 		stored(job)
@@ -216,6 +250,12 @@ func (s *Service) change(ctx context.Context, name, etag string, edit func(*jobv
 		s.settle(ctx, name, revision)
 		return s.present(job, revision), nil
 	}
+}
+
+// sameTimes reports that two versions of a job are planned for the same times.
+func sameTimes(a, b *jobv1.Job) bool {
+	return a.GetSchedule() == b.GetSchedule() && a.GetTimeZone() == b.GetTimeZone() && a.GetPaused() == b.GetPaused() &&
+		proto.Equal(a.GetJitter(), b.GetJitter()) && proto.Equal(a.GetStartTime(), b.GetStartTime()) && proto.Equal(a.GetEndTime(), b.GetEndTime())
 }
 
 func checkEtag(name, etag string, revision uint64) error {
@@ -264,13 +304,81 @@ func (s *Service) RunJob(ctx context.Context, req *jobv1.RunJobRequest) (*jobv1.
 	now := s.clock.time()
 	t := trigger(e.Value, req.GetName()+"/manual-"+id, now)
 	t.Cause, t.RequestedBy, t.PlannedTime = jobv1.Cause_CAUSE_MANUAL, req.GetRequestedBy(), timestamppb.New(now)
-	t.Parameters = map[string]string{}
-	maps.Copy(t.Parameters, e.Value.GetParameters())
-	maps.Copy(t.Parameters, req.GetParameters())
+	t.OverlapPolicy = cmp.Or(req.GetOverlapPolicy(), t.GetOverlapPolicy())
+	t.Parameters = overlaid(e.Value.GetParameters(), req.GetParameters())
 	if err := s.bus.Publish(ctx, &jobv1.JobRequested{Trigger: t}); err != nil {
 		return nil, err
 	}
 	return &jobv1.RunJobResponse{RunId: t.GetRunId()}, nil
+}
+
+// maxBackfill is how many runs one call may ask for.
+const maxBackfill = 1000
+
+// BackfillJob asks for a run for each planned time of a range.
+func (s *Service) BackfillJob(ctx context.Context, req *jobv1.BackfillJobRequest) (*jobv1.BackfillJobResponse, error) {
+	now := s.clock.time()
+	for _, bound := range []struct {
+		field string
+		t     *timestamppb.Timestamp
+	}{{"start_time", req.GetStartTime()}, {"end_time", req.GetEndTime()}} {
+		if err := bound.t.CheckValid(); err != nil {
+			return nil, errs.New(errs.InvalidArgument, "BAD_TIME", "the time cannot be used").Field(bound.field, "%v", err)
+		}
+	}
+	start, end := req.GetStartTime().AsTime(), req.GetEndTime().AsTime()
+	bad := func(field, format string, args ...any) error {
+		return errs.New(errs.InvalidArgument, "BAD_BACKFILL_RANGE", "the range cannot be filled").Field(field, format, args...)
+	}
+	switch {
+	case end.Before(start):
+		return nil, bad("end_time", "is %s, before start_time %s", end.Format(time.RFC3339), start.Format(time.RFC3339))
+	case end.After(now):
+		return nil, bad("end_time", "is %s, which is yet to come: it is %s now, and what is planned after that fires by itself", end.Format(time.RFC3339), now.Format(time.RFC3339))
+	}
+	e, err := s.get(ctx, req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	times, err := parseTimetable(e.Value, "job.")
+	if err != nil {
+		return nil, err
+	}
+	var all []time.Time
+	for p := times.next(start.Add(-1)); !p.IsZero() && !p.After(end); p = times.next(p) {
+		if len(all) == maxBackfill {
+			return nil, bad("end_time", "the range holds more than %d planned times; the first %d end at %s: ask for those, and then for the rest",
+				maxBackfill, maxBackfill, all[maxBackfill-1].Format(time.RFC3339))
+		}
+		all = append(all, p)
+	}
+	if len(all) == 0 {
+		next := "there is none after it, either"
+		if p := times.next(end); !p.IsZero() {
+			next = "the next one after it is " + p.Format(time.RFC3339)
+		}
+		return nil, bad("start_time", "no time is planned from %s to %s; %s", start.Format(time.RFC3339), end.Format(time.RFC3339), next)
+	}
+	id := req.GetName() + "/backfill-"
+	if req.GetRequestId() != "" {
+		id += req.GetRequestId() + "-"
+	}
+	resp := &jobv1.BackfillJobResponse{}
+	parameters := overlaid(e.Value.GetParameters(), req.GetParameters())
+	for _, p := range all {
+		t := trigger(e.Value, id+p.Format(time.RFC3339), now)
+		t.Cause, t.RequestedBy, t.PlannedTime = jobv1.Cause_CAUSE_BACKFILL, req.GetRequestedBy(), timestamppb.New(p)
+		t.OverlapPolicy = cmp.Or(req.GetOverlapPolicy(), jobv1.OverlapPolicy_OVERLAP_POLICY_QUEUE_ALL)
+		t.Parameters = parameters
+		if !req.GetDryRun() {
+			// One after the other, for they begin in this order. Whoever is told of an error asks again, which adds what is missing.
+			if err := s.bus.Publish(ctx, &jobv1.JobRequested{Trigger: t}); err != nil {
+				return nil, err
+			}
+		}
+		resp.RunIds = append(resp.RunIds, t.GetRunId())
+	}
+	return resp, nil
 }
 
 // Counts of ListNextFires.
@@ -281,18 +389,22 @@ const (
 
 // ListNextFires previews planned times.
 func (s *Service) ListNextFires(ctx context.Context, req *jobv1.ListNextFiresRequest) (*jobv1.ListNextFiresResponse, error) {
-	expr, field := req.GetSchedule(), "schedule"
-	if (req.GetName() != "") == (expr != "") {
+	if (req.GetName() != "") == (req.GetSchedule() != "") {
 		return nil, errs.New(errs.InvalidArgument, "NAME_OR_SCHEDULE", "set exactly one of name and schedule")
 	}
+	job := &jobv1.Job{Schedule: req.GetSchedule(), TimeZone: req.GetTimeZone()}
 	if req.GetName() != "" {
+		if req.GetTimeZone() != "" {
+			return nil, errs.New(errs.InvalidArgument, "ZONE_OF_JOB", "a job has its own time zone").
+				Field("time_zone", "is %q; leave it out, or set schedule instead of name", req.GetTimeZone())
+		}
 		e, err := s.get(ctx, req.GetName())
 		if err != nil {
 			return nil, err
 		}
-		expr = e.Value.GetSchedule()
+		job = e.Value
 	}
-	sched, err := parseSchedule(expr, field)
+	times, err := parseTimetable(job, "")
 	if err != nil {
 		return nil, err
 	}
@@ -307,9 +419,12 @@ func (s *Service) ListNextFires(ctx context.Context, req *jobv1.ListNextFiresReq
 	if count <= 0 {
 		count = defaultFires
 	}
-	resp := &jobv1.ListNextFiresResponse{}
+	resp := &jobv1.ListNextFiresResponse{TimeZone: times.zone.String()}
+	if times.offset > 0 {
+		resp.Jitter = durationpb.New(times.offset)
+	}
 	for range min(count, maxFires) {
-		if t = sched.next(t); t.IsZero() || t.Year() > 9999 { // the last year a Timestamp holds
+		if t = times.next(t); t.IsZero() {
 			break
 		}
 		resp.FireTimes = append(resp.FireTimes, timestamppb.New(t))
@@ -319,26 +434,29 @@ func (s *Service) ListNextFires(ctx context.Context, req *jobv1.ListNextFiresReq
 
 // present is a definition as clients see it.
 func (s *Service) present(def *jobv1.Job, revision uint64) *jobv1.Job {
-	job := proto.CloneOf(def)
-	job.Etag = formatEtag(revision)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var log record
-	if st := s.states[def.GetName()]; st != nil {
-		log = st.logs[def.GetKind()]
+	st := s.states[def.GetName()]
+	if st == nil || st.revision != revision || st.def == nil { // not here yet
+		seen := &state{name: def.GetName(), revision: revision, def: def}
+		seen.times, _ = parseTimetable(def, "job.") // never fires when a newer version wrote what cannot be read
+		if st != nil {
+			seen.logs = st.logs
+		}
+		st = seen
 	}
-	if !log.fired.IsZero() && !log.fired.Before(def.GetCreateTime().AsTime()) { // of this job, not of one deleted before
+	return st.present(s.clock.time())
+}
+
+// present is the job as clients see it. The caller holds the lock.
+func (st *state) present(now time.Time) *jobv1.Job {
+	job := proto.CloneOf(st.def)
+	job.Etag = formatEtag(st.revision)
+	if log := st.logs[job.GetKind()]; !log.fired.IsZero() && !log.fired.Before(job.GetCreateTime().AsTime()) { // of this job, not of one deleted before
 		job.LastFireTime = timestamppb.New(log.fired)
 	}
-	if sched, err := parseSchedule(def.GetSchedule(), "schedule"); err == nil && !def.GetPaused() {
-		now := s.clock.time()
-		base := def.GetScheduleTime().AsTime()
-		if log.base.After(base) {
-			base = log.base
-		}
-		if next := sched.plan(base, now); !next.IsZero() {
-			job.NextFireTime = timestamppb.New(next)
-		}
+	if next, _ := st.planned(now); !next.IsZero() {
+		job.NextFireTime = timestamppb.New(next)
 	}
 	return job
 }
@@ -355,13 +473,16 @@ func (s *Service) settle(ctx context.Context, name string, revision uint64) {
 	defer timeout.Stop()
 	for {
 		s.mu.Lock()
-		st, changed := s.states[name], s.changed
-		if st != nil && st.revision >= revision {
-			if _, found := st.unfenced(); !found {
-				s.mu.Unlock()
-				return
-			}
+		st := s.state(name)
+		_, unfenced := st.unfenced()
+		if st.revision >= revision && !unfenced {
+			s.mu.Unlock()
+			return
 		}
+		if st.changed == nil {
+			st.changed = make(chan struct{})
+		}
+		changed := st.changed
 		s.mu.Unlock()
 		select {
 		case <-changed:

@@ -7,6 +7,7 @@ package scheduler
 
 import (
 	"context"
+	"hash/maphash"
 	"log/slog"
 	"sync"
 	"time"
@@ -46,10 +47,11 @@ type Service struct {
 	ready chan struct{} // closed once all definitions and all logs are known
 	wake  chan struct{} // holds one token: the earliest due time may have changed
 
-	mu      sync.Mutex
-	states  map[string]*state // by job name
-	queue   queue             // states with something due, earliest first
-	changed chan struct{}     // closed and replaced with each change of a state
+	seed maphash.Seed // of this replica's order among states that are due at once
+
+	mu     sync.Mutex
+	states map[string]*state // by job name
+	queue  queue             // states with something due, earliest first
 }
 
 // New opens the store of definitions.
@@ -57,7 +59,7 @@ func New(ctx context.Context, log *slog.Logger, b *bus.Bus, c clock) (*Service, 
 	s := &Service{
 		log: log, bus: b, clock: &corrected{clock: c, log: log},
 		ready: make(chan struct{}), wake: make(chan struct{}, 1),
-		states: map[string]*state{}, changed: make(chan struct{}),
+		seed: maphash.MakeSeed(), states: map[string]*state{},
 	}
 	var err error
 	s.jobs, err = bus.OpenKV[*jobv1.Job](ctx, b, bucket)
@@ -83,7 +85,6 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error {
 		return s.follow(ctx, "log", func() error { return bus.Watch(ctx, s.bus, s.onRecord, logged) })
 	})
-	g.Go(func() error { return s.clock.follow(ctx) })
 	all := make(chan struct{})
 	go func() { current.Wait(); close(all) }()
 	g.Go(func() error {
@@ -91,7 +92,10 @@ func (s *Service) Run(ctx context.Context) error {
 		defer func() { defined(); logged() }()
 		select {
 		case <-all:
+			// A clock that is ahead would fire early.
+			s.clock.correct(ctx)
 			close(s.ready)
+			g.Go(func() error { return s.clock.follow(ctx) })
 			return s.fire(ctx)
 		case <-ctx.Done():
 			return nil

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
@@ -544,7 +545,7 @@ func TestDefaults(t *testing.T) {
 func TestManyJobsAreOneQueue(t *testing.T) {
 	t.Parallel()
 	w := newWorld(monday.Add(10 * time.Second))
-	s := &Service{log: quiet(), clock: &corrected{clock: w.clock(0)}, wake: make(chan struct{}, 1), states: map[string]*state{}, changed: make(chan struct{})}
+	s := &Service{log: quiet(), clock: &corrected{clock: w.clock(0)}, wake: make(chan struct{}, 1), seed: maphash.MakeSeed(), states: map[string]*state{}}
 	const n = 10_000
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for i := range n {

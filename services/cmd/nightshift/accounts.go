@@ -20,7 +20,10 @@ func (c *cli) accounts() (accountv1.AccountServiceClient, error) {
 }
 
 func (c *cli) accountsCommand() *cobra.Command {
-	return group("accounts", "Manage the AWS accounts that are looked after", c.accountsList(), c.accountsGet(), c.accountsAdd(), c.accountsUpdate(), c.accountsRemove())
+	return group("accounts", "Manage the AWS accounts that are looked after", c.accountsList(), c.accountsGet(), c.accountsAdd(), c.accountsUpdate(), c.accountsRemove(),
+		c.accountsOnboard(), c.accountsVerify(), c.accountsImport(), c.accountsOnboardings(), c.accountsTemplate(),
+		c.accountsState("suspend", "Leave an account out of runs; its findings stay as they are", "suspended; \"nightshift accounts resume\" takes it up again", accountv1.AccountState_ACCOUNT_STATE_SUSPENDED),
+		c.accountsState("resume", "Look at a suspended account again", "resumed; the next run looks at it", accountv1.AccountState_ACCOUNT_STATE_ACTIVE))
 }
 
 const noSuchAccount = "\"nightshift accounts list\" shows the accounts there are."
@@ -53,6 +56,7 @@ var accountColumns = []column[*accountv1.Account]{
 	{name: "external_id", text: (*accountv1.Account).GetExternalId},
 	{name: "owner", head: "Owner", flex: 8, spare: 1, text: (*accountv1.Account).GetOwner},
 	{name: "labels", text: func(a *accountv1.Account) string { return pairs(a.GetLabels()) }},
+	{name: "verify_time", text: func(a *accountv1.Account) string { return stamp(a.GetVerifyTime()) }},
 }
 
 func accountTree(a *accountv1.Account) object { return tree(a) }
@@ -68,6 +72,7 @@ func (c *cli) printAccount(a *accountv1.Account) error {
 			fact{name: "external id", text: a.GetExternalId()},
 			fact{name: "regions", text: accountColumns[4].text(a)},
 			fact{name: "labels", text: pairs(a.GetLabels())},
+			fact{name: "verified", text: when(a.GetVerifyTime())},
 			fact{name: "changed", text: when(a.GetUpdateTime())},
 			fact{name: "etag", text: a.GetEtag()},
 		)
@@ -141,7 +146,7 @@ func (f *accountFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.name, "name", "", "name for people")
 	fl.StringVar(&f.role, "role-arn", "", "read-only role to assume; none: the scanning service's own credentials")
-	fl.StringVar(&f.externalID, "external-id", "", "external id the role demands")
+	fl.StringVar(&f.externalID, "external-id", "", "external id the role demands; none, with a role: the server chooses one")
 	fl.StringSliceVar(&f.regions, "regions", nil, "regions to scan; none: every enabled one")
 	fl.StringVar(&f.owner, "owner", "", "who answers for the account")
 	fl.StringVar(&f.partition, "partition", "", "aws, aws-cn or aws-us-gov")
@@ -197,7 +202,7 @@ func (c *cli) accountsAdd() *cobra.Command {
 			if err != nil {
 				return withHint(err, errs.AlreadyExists, "\"nightshift accounts update\" changes it.")
 			}
-			c.say("registered; the next run looks at it")
+			c.say("registered; the next run looks at it, and \"nightshift accounts verify %s\" tries whether it can", a.GetId())
 			return c.printAccount(r.GetAccount())
 		},
 	}

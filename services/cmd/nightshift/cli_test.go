@@ -110,6 +110,8 @@ type fake struct {
 	jobv1.UnimplementedJobServiceServer
 	rulev1.UnimplementedRuleServiceServer
 	accountv1.UnimplementedAccountServiceServer
+	accountv1.UnimplementedOnboardingServiceServer
+	accountv1.UnimplementedVerificationServiceServer
 	systemlogv1.UnimplementedSystemLogServiceServer
 	deadletterv1.UnimplementedDeadLetterServiceServer
 	exemptionv1.UnimplementedExemptionServiceServer
@@ -206,11 +208,15 @@ func (f *fake) WatchRun(_ *runv1.WatchRunRequest, s grpc.ServerStreamingServer[r
 	return s.Send(&runv1.WatchRunResponse{Run: f.run, Scopes: f.scopes()[1:]})
 }
 
-func (f *fake) ListJobs(context.Context, *jobv1.ListJobsRequest) (*jobv1.ListJobsResponse, error) {
+func (f *fake) ListJobs(_ context.Context, r *jobv1.ListJobsRequest) (*jobv1.ListJobsResponse, error) {
+	f.got(r)
 	return &jobv1.ListJobsResponse{Jobs: []*jobv1.Job{{Name: "waste-scan", Kind: "waste", Schedule: "0 */6 * * *", NextFireTime: at}}}, nil
 }
 
 func (f *fake) GetJob(_ context.Context, r *jobv1.GetJobRequest) (*jobv1.GetJobResponse, error) {
+	if r.GetName() == "everything" {
+		return &jobv1.GetJobResponse{Job: fullJob()}, nil
+	}
 	return nil, errs.New(errs.NotFound, "JOB_NOT_FOUND", "there is no job %q", r.GetName())
 }
 
@@ -229,8 +235,9 @@ func (f *fake) RunJob(_ context.Context, r *jobv1.RunJobRequest) (*jobv1.RunJobR
 	return &jobv1.RunJobResponse{RunId: f.run.GetId()}, nil
 }
 
-func (f *fake) ListNextFires(context.Context, *jobv1.ListNextFiresRequest) (*jobv1.ListNextFiresResponse, error) {
-	return &jobv1.ListNextFiresResponse{FireTimes: []*timestamppb.Timestamp{at}}, nil
+func (f *fake) ListNextFires(_ context.Context, r *jobv1.ListNextFiresRequest) (*jobv1.ListNextFiresResponse, error) {
+	f.got(r)
+	return &jobv1.ListNextFiresResponse{FireTimes: []*timestamppb.Timestamp{at}, TimeZone: r.GetTimeZone()}, nil
 }
 
 func (f *fake) ListRules(context.Context, *rulev1.ListRulesRequest) (*rulev1.ListRulesResponse, error) {
@@ -272,6 +279,8 @@ func serve(t *testing.T, state runv1.RunState) (*fake, map[string]string) {
 	jobv1.RegisterJobServiceServer(s, f)
 	rulev1.RegisterRuleServiceServer(s, f)
 	accountv1.RegisterAccountServiceServer(s, f)
+	accountv1.RegisterOnboardingServiceServer(s, f)
+	accountv1.RegisterVerificationServiceServer(s, f)
 	systemlogv1.RegisterSystemLogServiceServer(s, f)
 	deadletterv1.RegisterDeadLetterServiceServer(s, f)
 	exemptionv1.RegisterExemptionServiceServer(s, f)

@@ -20,6 +20,7 @@ import (
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/simaws"
+	"nightshift.dev/services/health"
 )
 
 // work is what "up" does once the services stand: register accounts, run the
@@ -155,7 +156,10 @@ func (u *everything) runJobs(ctx context.Context) ([]*runv1.Run, error) {
 				return nil, err
 			}
 		}
-		r, err := jobs.RunJob(ctx, &jobv1.RunJobRequest{Name: job, RequestId: u.state.Asked[job], RequestedBy: "nightshift up"})
+		r, err := jobs.RunJob(ctx, &jobv1.RunJobRequest{
+			Name: job, RequestId: u.state.Asked[job], RequestedBy: "nightshift up",
+			OverlapPolicy: jobv1.OverlapPolicy_OVERLAP_POLICY_ALLOW, // its schedule may have begun one this minute
+		})
 		if err != nil {
 			return nil, fmt.Errorf("job %s: %w", job, err)
 		}
@@ -186,7 +190,7 @@ func (u *everything) due(ctx context.Context, api jobv1.JobServiceClient) ([]str
 	// The scheduler registers its default jobs on the side, each when the
 	// service that handles it is there.
 	unhandled := func() bool {
-		return slices.ContainsFunc(setNames(), func(kind string) bool {
+		return slices.ContainsFunc(append(setNames(), health.Kind), func(kind string) bool {
 			return !slices.ContainsFunc(r.GetJobs(), func(j *jobv1.Job) bool { return j.GetKind() == kind })
 		})
 	}

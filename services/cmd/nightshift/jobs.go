@@ -1,14 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -26,7 +27,7 @@ func (c *cli) jobs() (jobv1.JobServiceClient, error) {
 
 func (c *cli) jobsCommand() *cobra.Command {
 	return group("jobs", "Manage jobs and run them", c.jobsList(), c.jobsGet(), c.jobsCreate(), c.jobsUpdate(), c.jobsDelete(),
-		c.jobsPause(), c.jobsResume(), c.jobsRun(), c.jobsNext())
+		c.jobsPause(), c.jobsResume(), c.jobsRun(), c.jobsBackfill(), c.jobsNext())
 }
 
 const noSuchJob = "\"nightshift jobs list\" shows the jobs there are."
@@ -34,7 +35,8 @@ const noSuchJob = "\"nightshift jobs list\" shows the jobs there are."
 var jobColumns = []column[*jobv1.Job]{
 	{name: "name", head: "Job", text: (*jobv1.Job).GetName},
 	{name: "kind", head: "Kind", text: (*jobv1.Job).GetKind},
-	{name: "schedule", head: "Schedule (UTC)", text: (*jobv1.Job).GetSchedule},
+	{name: "schedule", head: "Schedule", text: (*jobv1.Job).GetSchedule},
+	{head: "Zone", text: jobZone},
 	{name: "paused", head: "State", csv: func(j *jobv1.Job) string { return strconv.FormatBool(j.GetPaused()) },
 		text: func(j *jobv1.Job) string {
 			if j.GetPaused() {
@@ -55,6 +57,51 @@ var jobColumns = []column[*jobv1.Job]{
 	{name: "description", head: "Description", flex: 12, spare: 1, text: (*jobv1.Job).GetDescription},
 	{name: "pause_reason", text: (*jobv1.Job).GetPauseReason},
 	{name: "parameters", text: func(j *jobv1.Job) string { return pairs(j.GetParameters()) }},
+	{name: "time_zone", text: jobZone},
+	{name: "jitter", text: func(j *jobv1.Job) string { return duration(j.GetJitter()) }},
+	{name: "start_time", text: func(j *jobv1.Job) string { return stamp(j.GetStartTime()) }},
+	{name: "end_time", text: func(j *jobv1.Job) string { return stamp(j.GetEndTime()) }},
+	{name: "misfire", text: misfireText},
+	{name: "overlap_policy", text: func(j *jobv1.Job) string { return name(j.GetOverlapPolicy()) }},
+	{name: "run_timeout", text: func(j *jobv1.Job) string { return duration(j.GetRunTimeout()) }},
+	{name: "notify_policy", text: func(j *jobv1.Job) string { return name(j.GetNotifyPolicy()) }},
+	{name: "labels", text: func(j *jobv1.Job) string { return pairs(j.GetLabels()) }},
+}
+
+// jobZone is the zone a schedule is read in; an interval has none.
+func jobZone(j *jobv1.Job) string {
+	if strings.HasPrefix(strings.ToLower(j.GetSchedule()), "@every") {
+		return ""
+	}
+	return cmp.Or(j.GetTimeZone(), "UTC")
+}
+
+// misfireText is what a job says of planned times that passed; "" when it says
+// nothing.
+func misfireText(j *jobv1.Job) string {
+	m := j.GetMisfire()
+	if m == nil {
+		return ""
+	}
+	text := cmp.Or(hyphen(m.GetPolicy()), "run-once")
+	if m.GetPolicy() == jobv1.MisfirePolicy_MISFIRE_POLICY_RUN_ALL {
+		text += ", at most " + strconv.Itoa(int(cmp.Or(m.GetLimit(), 100)))
+	}
+	if m.GetDeadline() != nil {
+		text += ", up to " + duration(m.GetDeadline()) + " late"
+	}
+	return text
+}
+
+func backoffText(b *jobv1.Backoff) string {
+	var parts []string
+	if b.GetInitial() != nil {
+		parts = append(parts, "from "+duration(b.GetInitial()))
+	}
+	if b.GetMax() != nil {
+		parts = append(parts, "at most "+duration(b.GetMax()))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func jobTree(j *jobv1.Job) object { return tree(j) }
@@ -71,17 +118,43 @@ func (c *cli) jobCard(j *jobv1.Job) {
 	c.card(j.GetName(),
 		fact{name: "description", text: j.GetDescription()},
 		fact{name: "kind", text: j.GetKind()},
-		fact{name: "schedule", text: j.GetSchedule() + " (UTC)"},
+		fact{name: "schedule", text: strings.TrimSuffix(j.GetSchedule()+" ("+jobZone(j)+")", " ()")},
+		fact{name: "jitter", text: duration(j.GetJitter())},
+		fact{name: "starts", text: when(j.GetStartTime())},
+		fact{name: "ends", text: when(j.GetEndTime())},
 		state,
 		fact{name: "last fired", text: when(j.GetLastFireTime())},
-		fact{name: "fires next", text: when(j.GetNextFireTime())},
+		fact{name: "fires next", text: inZone(j.GetNextFireTime(), j.GetTimeZone())},
+		fact{name: "misfires", text: misfireText(j)},
+		fact{name: "overlap", text: hyphen(j.GetOverlapPolicy())},
 		fact{name: "parameters", text: pairs(j.GetParameters())},
 		fact{name: "retries", text: retries},
+		fact{name: "backoff", text: backoffText(j.GetBackoff())},
 		fact{name: "timeout", text: duration(j.GetTimeout())},
+		fact{name: "run timeout", text: duration(j.GetRunTimeout())},
+		fact{name: "notify", text: hyphen(j.GetNotifyPolicy())},
 		fact{name: "labels", text: pairs(j.GetLabels())},
 		fact{name: "changed", text: when(j.GetUpdateTime())},
 		fact{name: "etag", text: j.GetEtag()},
 	)
+}
+
+// inZone is a time in UTC, and as the clocks of a zone show it.
+func inZone(t *timestamppb.Timestamp, zone string) string {
+	local := location(zone)
+	if t == nil || local == time.UTC {
+		return when(t)
+	}
+	return when(t) + " UTC, " + t.AsTime().In(local).Format("2006-01-02 15:04 MST") + " in " + zone
+}
+
+// location is a zone that the scheduler has accepted; UTC when this machine
+// does not know it.
+func location(zone string) *time.Location {
+	if l, err := time.LoadLocation(zone); err == nil {
+		return l
+	}
+	return time.UTC
 }
 
 func (c *cli) printJob(j *jobv1.Job) error {
@@ -89,17 +162,26 @@ func (c *cli) printJob(j *jobv1.Job) error {
 }
 
 func (c *cli) jobsList() *cobra.Command {
-	var l limit
+	var (
+		l      limit
+		kind   string
+		labels []string
+	)
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the jobs", Args: cobra.NoArgs,
-		Example: "  nightshift jobs list",
+		Example: "  nightshift jobs list\n  nightshift jobs list --kind waste --label team=platform --label on-call",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			wanted := map[string]string{}
+			for _, label := range labels {
+				name, value, _ := strings.Cut(label, "=")
+				wanted[name] = value
+			}
 			api, err := c.jobs()
 			if err != nil {
 				return err
 			}
 			n, err := listAll(cmd.Context(), c, l, newPrinter(c, jobTree, jobColumns), func(size int32, token string) ([]*jobv1.Job, string, error) {
-				r, err := api.ListJobs(cmd.Context(), &jobv1.ListJobsRequest{PageSize: size, PageToken: token})
+				r, err := api.ListJobs(cmd.Context(), &jobv1.ListJobsRequest{PageSize: size, PageToken: token, Kind: kind, Labels: wanted})
 				return r.GetJobs(), r.GetNextPageToken(), err
 			})
 			if err == nil && n == 0 {
@@ -109,6 +191,9 @@ func (c *cli) jobsList() *cobra.Command {
 		},
 	}
 	l.add(cmd)
+	cmd.Flags().StringVar(&kind, "kind", "", "only jobs of this kind")
+	cmd.Flags().StringArrayVar(&labels, "label", nil, "only jobs with this label, NAME=VALUE or NAME for any value; may be given several times")
+	complete(cmd, "kind", setNames()...)
 	return cmd
 }
 
@@ -139,54 +224,6 @@ func (c *cli) jobsGet() *cobra.Command {
 	return cmd
 }
 
-// jobFlags are the parts of a job that a person sets.
-type jobFlags struct {
-	description, schedule string
-	parameters, labels    map[string]string
-	retries               int32
-	timeout               time.Duration
-}
-
-func (f *jobFlags) add(cmd *cobra.Command) {
-	fl := cmd.Flags()
-	fl.StringVar(&f.schedule, "schedule", "", "cron expression of five fields, in UTC, such as \"0 */6 * * *\"")
-	fl.StringVar(&f.description, "description", "", "one line for people")
-	fl.StringToStringVar(&f.parameters, "param", nil, "parameter NAME=VALUE handed to the handler, such as regions=eu-west-1; may be given several times")
-	fl.StringToStringVar(&f.labels, "label", nil, "label NAME=VALUE; may be given several times")
-	fl.Int32Var(&f.retries, "max-retries", 3, "how often a failed scope of a run is tried again, 0 to 10")
-	fl.DurationVar(&f.timeout, "scope-timeout", 30*time.Minute, "how long one scope of a run may take")
-}
-
-// fill puts the flags that were given into the job and returns their fields.
-func (f *jobFlags) fill(cmd *cobra.Command, j *jobv1.Job) (fields []string) {
-	given := func(flag, field string) bool {
-		if cmd.Flags().Changed(flag) {
-			fields = append(fields, field)
-			return true
-		}
-		return false
-	}
-	if given("schedule", "schedule") {
-		j.Schedule = f.schedule
-	}
-	if given("description", "description") {
-		j.Description = f.description
-	}
-	if given("param", "parameters") {
-		j.Parameters = f.parameters
-	}
-	if given("label", "labels") {
-		j.Labels = f.labels
-	}
-	if given("max-retries", "max_retries") {
-		j.MaxRetries = &f.retries
-	}
-	if given("scope-timeout", "timeout") {
-		j.Timeout = durationpb.New(f.timeout)
-	}
-	return fields
-}
-
 func (c *cli) jobsCreate() *cobra.Command {
 	var (
 		f    jobFlags
@@ -195,7 +232,8 @@ func (c *cli) jobsCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Create a job", Args: exactly(1, "the name of the new job"),
 		Example: `  nightshift jobs create volumes-hourly --kind waste --schedule "15 * * * *" --param rules=ebs-unattached
-  nightshift jobs create ireland --kind waste --schedule "0 6 * * 1-5" --param regions=eu-west-1`,
+  nightshift jobs create ireland --kind waste --schedule "0 6 * * 1-5" --time-zone Europe/Dublin --param regions=eu-west-1
+  nightshift jobs create exposure --kind security --schedule "@every 10m" --jitter 2m --overlap queue-one --misfire skip --notify on-partial`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if kind == "" || f.schedule == "" {
 				return usage("a job needs --kind and --schedule")
@@ -205,7 +243,9 @@ func (c *cli) jobsCreate() *cobra.Command {
 				return err
 			}
 			j := &jobv1.Job{Name: args[0], Kind: kind}
-			f.fill(cmd, j)
+			if _, err := f.fill(cmd, j); err != nil {
+				return err
+			}
 			r, err := api.CreateJob(cmd.Context(), &jobv1.CreateJobRequest{Job: j})
 			if err != nil {
 				return err
@@ -227,12 +267,26 @@ func (c *cli) jobsUpdate() *cobra.Command {
 	)
 	var cmd *cobra.Command
 	cmd = c.jobCommand("update", "Change what is given of a job, and leave the rest",
-		"  nightshift jobs update waste-scan --schedule \"0 3 * * *\" --max-retries 5",
+		"  nightshift jobs update waste-scan --schedule \"0 3 * * *\" --time-zone America/New_York --max-retries 5\n"+
+			"  nightshift jobs update waste-scan --misfire run-all --misfire-limit 10 --misfire-deadline 24h",
 		func(ctx context.Context, api jobv1.JobServiceClient, name string) error {
 			j := &jobv1.Job{Name: name, Etag: etag}
-			fields := f.fill(cmd, j)
+			fields, err := f.fill(cmd, j)
+			if err != nil {
+				return err
+			}
 			if len(fields) == 0 {
-				return usage("nothing to change: give --schedule, --description, --param, --label, --max-retries or --scope-timeout")
+				return usage("nothing to change: give --schedule, --description, --param or another flag; \"nightshift jobs update --help\" lists them")
+			}
+			if inParts(cmd) {
+				now, err := api.GetJob(ctx, &jobv1.GetJobRequest{Name: name})
+				if err != nil {
+					return err
+				}
+				j.Misfire, j.Backoff, j.Etag = now.GetJob().GetMisfire(), now.GetJob().GetBackoff(), cmp.Or(etag, now.GetJob().GetEtag())
+				if _, err := f.fill(cmd, j); err != nil {
+					return err
+				}
 			}
 			r, err := api.UpdateJob(ctx, &jobv1.UpdateJobRequest{Job: j, UpdateMask: &fieldmaskpb.FieldMask{Paths: fields}})
 			if err != nil {
@@ -293,11 +347,19 @@ func (c *cli) jobsRun() *cobra.Command {
 		watch      bool
 		parameters map[string]string
 		requestID  string
+		overlap    string
 	)
 	cmd := c.jobCommand("run", "Run a job now, beside its schedule",
-		"  nightshift jobs run waste-scan --watch\n  nightshift jobs run waste-scan --param rules=ebs-unattached --watch -o json",
+		"  nightshift jobs run waste-scan --watch\n  nightshift jobs run waste-scan --param rules=ebs-unattached --watch -o json\n"+
+			"  nightshift jobs run waste-scan --overlap cancel-running",
 		func(ctx context.Context, api jobv1.JobServiceClient, name string) error {
-			r, err := api.RunJob(ctx, &jobv1.RunJobRequest{Name: name, Parameters: parameters, RequestId: requestID, RequestedBy: requester()})
+			policy, err := byName(jobv1.OverlapPolicy(0), "overlap", overlap)
+			if err != nil {
+				return err
+			}
+			r, err := api.RunJob(ctx, &jobv1.RunJobRequest{
+				Name: name, Parameters: parameters, RequestId: requestID, RequestedBy: requester(), OverlapPolicy: policy,
+			})
 			if err != nil {
 				return err
 			}
@@ -314,6 +376,68 @@ func (c *cli) jobsRun() *cobra.Command {
 	fl.BoolVarP(&watch, "watch", "w", false, "follow the run to its end; exit with 1 when it fails and 6 when it is partial")
 	fl.StringToStringVar(&parameters, "param", nil, "parameter NAME=VALUE for this run only; may be given several times")
 	fl.StringVar(&requestID, "request-id", "", "makes the call safe to repeat: the same id gives the same run")
+	addOverlap(cmd, &overlap, " (default what the job says)")
+	return cmd
+}
+
+func (c *cli) jobsBackfill() *cobra.Command {
+	var (
+		from, to, requestID, overlap string
+		parameters                   map[string]string
+		dry                          bool
+	)
+	cmd := c.jobCommand("backfill", "Run a job for each planned time of a range in the past",
+		"  nightshift jobs backfill waste-scan --from 2027-03-01 --to 2027-03-07 --dry-run\n"+
+			"  nightshift jobs backfill waste-scan --from 2027-03-01T00:00:00Z --to 2027-03-01T12:00:00Z --overlap allow --request-id again",
+		func(ctx context.Context, api jobv1.JobServiceClient, name string) error {
+			if from == "" || to == "" {
+				return usage("a backfill needs --from and --to")
+			}
+			policy, err := byName(jobv1.OverlapPolicy(0), "overlap", overlap)
+			if err != nil {
+				return err
+			}
+			start, err := moment("from", from, false)
+			if err != nil {
+				return err
+			}
+			end, err := moment("to", to, true)
+			if err != nil {
+				return err
+			}
+			// Of today there is what has passed of it.
+			if now := c.now(); len(to) == len(time.DateOnly) && end.AsTime().After(now) && end.AsTime().Sub(now) < 24*time.Hour {
+				end = timestamppb.New(now.Add(-time.Second))
+			}
+			r, err := api.BackfillJob(ctx, &jobv1.BackfillJobRequest{
+				Name: name, StartTime: start, EndTime: end, OverlapPolicy: policy, Parameters: parameters, RequestId: requestID,
+				RequestedBy: requester(), DryRun: dry,
+			})
+			if err != nil {
+				return err
+			}
+			n := int64(len(r.GetRunIds()))
+			if dry {
+				c.say("these would be %s; nothing was asked for", many(n, "run", "runs"))
+			} else {
+				c.say("asked for %s", many(n, "run", "runs"))
+			}
+			p := newPrinter(c, func(id string) object { return object{{"run_id", id}} },
+				[]column[string]{{name: "run_id", head: "Run", text: func(id string) string { return id }}})
+			for _, id := range r.GetRunIds() {
+				if err := p.add(id); err != nil {
+					return err
+				}
+			}
+			return p.close()
+		})
+	fl := cmd.Flags()
+	fl.StringVar(&from, "from", "", "first planned time that counts: a day, from its beginning in UTC, or a time as in RFC 3339")
+	fl.StringVar(&to, "to", "", "last planned time that counts: a day, to its end in UTC, or a time as in RFC 3339")
+	fl.BoolVar(&dry, "dry-run", false, "only show which runs it would be")
+	addOverlap(cmd, &overlap, " (default queue-all)")
+	fl.StringToStringVar(&parameters, "param", nil, "parameter NAME=VALUE for these runs only; may be given several times")
+	fl.StringVar(&requestID, "request-id", "", "lets the same range be asked for anew: part of the run ids")
 	return cmd
 }
 
@@ -327,20 +451,24 @@ func requester() string {
 
 func (c *cli) jobsNext() *cobra.Command {
 	var (
-		schedule string
-		number   int32
+		schedule, zone string
+		number         int32
 	)
 	cmd := &cobra.Command{
 		Use: "next [NAME]", Short: "Preview when a job, or a schedule, fires next", Args: cobra.MaximumNArgs(1),
-		Example:           "  nightshift jobs next waste-scan\n  nightshift jobs next --schedule \"0 6 * * 1-5\" --count 10",
+		Example: "  nightshift jobs next waste-scan\n" +
+			"  nightshift jobs next --schedule \"0 6 * * 1-5\" --time-zone Europe/Berlin --count 10",
 		ValidArgsFunction: c.completing(c.jobNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &jobv1.ListNextFiresRequest{Schedule: schedule, Count: number}
+			req := &jobv1.ListNextFiresRequest{Schedule: schedule, Count: number, TimeZone: zone}
 			if len(args) > 0 {
 				req.Name = args[0]
 			}
 			if (req.GetName() == "") == (schedule == "") {
 				return usage("give the name of a job, or --schedule, and not both")
+			}
+			if req.GetName() != "" && zone != "" {
+				return usage("--time-zone goes with --schedule; a job has its own")
 			}
 			api, err := c.jobs()
 			if err != nil {
@@ -350,21 +478,45 @@ func (c *cli) jobsNext() *cobra.Command {
 			if err != nil {
 				return withHint(err, errs.NotFound, noSuchJob)
 			}
-			p := newPrinter(c, func(t *timestamppb.Timestamp) object { return object{{"fire_time", stamp(t)}} }, []column[*timestamppb.Timestamp]{
-				{name: "fire_time", head: "Fires (UTC)", text: func(t *timestamppb.Timestamp) string { return format(t, "Mon 2006-01-02 15:04") }, csv: stamp},
-				{head: "In", number: true, text: func(t *timestamppb.Timestamp) string { return lasted(t.AsTime().Sub(c.now()).Truncate(time.Minute)) }},
-			})
-			for _, t := range r.GetFireTimes() {
-				if err := p.add(t); err != nil {
-					return err
-				}
+			if r.GetJitter() != nil {
+				c.say("each fires %s later than planned, by the job's jitter", duration(r.GetJitter()))
 			}
-			return p.close()
+			return c.printFires(r.GetFireTimes(), r.GetTimeZone())
 		},
 	}
-	cmd.Flags().StringVar(&schedule, "schedule", "", "a cron expression that is not saved")
+	cmd.Flags().StringVar(&schedule, "schedule", "", "an expression that is not saved")
+	cmd.Flags().StringVar(&zone, "time-zone", "", "with --schedule: IANA time zone it is read in; none: UTC")
 	cmd.Flags().Int32VarP(&number, "count", "n", 5, "how many, at most 100")
 	return cmd
+}
+
+// printFires lists planned times in UTC, and as the clocks of their zone show
+// them.
+func (c *cli) printFires(times []*timestamppb.Timestamp, zone string) error {
+	local := location(zone)
+	layout := "Mon 2006-01-02 15:04"
+	if slices.ContainsFunc(times, func(t *timestamppb.Timestamp) bool { return t.AsTime().Second() != 0 }) {
+		layout += ":05"
+	}
+	stampLocal := func(t *timestamppb.Timestamp) string { return t.AsTime().In(local).Format(time.RFC3339) }
+	columns := []column[*timestamppb.Timestamp]{
+		{name: "fire_time", head: "Fires (UTC)", text: func(t *timestamppb.Timestamp) string { return format(t, layout) }, csv: stamp},
+		{head: "In", number: true, text: func(t *timestamppb.Timestamp) string { return lasted(t.AsTime().Sub(c.now()).Truncate(time.Second)) }},
+		{name: "local_time", text: stampLocal},
+	}
+	if local != time.UTC {
+		columns = slices.Insert(columns, 0, column[*timestamppb.Timestamp]{head: "Fires (" + zone + ")",
+			text: func(t *timestamppb.Timestamp) string { return t.AsTime().In(local).Format(layout + " MST") }})
+	}
+	p := newPrinter(c, func(t *timestamppb.Timestamp) object {
+		return object{{"fire_time", stamp(t)}, {"local_time", stampLocal(t)}}
+	}, columns)
+	for _, t := range times {
+		if err := p.add(t); err != nil {
+			return err
+		}
+	}
+	return p.close()
 }
 
 func (c *cli) jobNames(ctx context.Context) ([]string, error) {

@@ -180,6 +180,8 @@ func TestEveryFormatOfEveryCommand(t *testing.T) {
 	_, env := serve(t, runv1.RunState_RUN_STATE_SUCCEEDED)
 	for _, cmd := range [][]string{
 		{"findings", "show", strings.Repeat("a1", 16)}, {"runs", "list"}, {"runs", "show"}, {"runs", "watch"}, {"jobs", "list"}, {"jobs", "next", "waste-scan"},
+		{"jobs", "get", "everything"}, {"jobs", "next", "--schedule", "@daily", "--time-zone", "Asia/Tokyo"},
+		{"jobs", "backfill", "waste-scan", "--from", "2026-09-01", "--to", "2026-09-02"},
 		{"jobs", "create", "x", "--kind", "waste", "--schedule", "* * * * *"}, {"jobs", "run", "waste-scan"}, {"jobs", "run", "waste-scan", "--watch"},
 		{"rules", "list"}, {"rules", "explain", "ebs-unattached"}, {"logs"}, {"deadletters", "list"}, {"version"},
 		{"accounts", "update", "123456789012", "--name", hostile},

@@ -35,6 +35,8 @@ const (
 	AccountState_ACCOUNT_STATE_ACTIVE AccountState = 1
 	// Left out of runs; its findings stay as they are.
 	AccountState_ACCOUNT_STATE_SUSPENDED AccountState = 2
+	// Being onboarded: left out of runs until a verification of its role has passed. Set by OnboardingService only.
+	AccountState_ACCOUNT_STATE_PENDING AccountState = 3
 )
 
 // Enum value maps for AccountState.
@@ -43,11 +45,13 @@ var (
 		0: "ACCOUNT_STATE_UNSPECIFIED",
 		1: "ACCOUNT_STATE_ACTIVE",
 		2: "ACCOUNT_STATE_SUSPENDED",
+		3: "ACCOUNT_STATE_PENDING",
 	}
 	AccountState_value = map[string]int32{
 		"ACCOUNT_STATE_UNSPECIFIED": 0,
 		"ACCOUNT_STATE_ACTIVE":      1,
 		"ACCOUNT_STATE_SUSPENDED":   2,
+		"ACCOUNT_STATE_PENDING":     3,
 	}
 )
 
@@ -85,11 +89,11 @@ type Account struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Name for people.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// Partition; empty means aws.
+	// Partition; empty means the role's, else aws.
 	Partition string `protobuf:"bytes,3,opt,name=partition,proto3" json:"partition,omitempty"`
-	// Read-only role to assume; empty means the ambient credentials of the scanning service.
+	// Read-only role to assume, of the account itself; empty means the ambient credentials of the scanning service.
 	RoleArn string `protobuf:"bytes,4,opt,name=role_arn,json=roleArn,proto3" json:"role_arn,omitempty"`
-	// External id the role demands; empty when it demands none.
+	// External id the role demands. Empty with a role: the server chooses one that cannot be guessed. Empty without a role.
 	ExternalId string `protobuf:"bytes,5,opt,name=external_id,json=externalId,proto3" json:"external_id,omitempty"`
 	// Regions to scan; empty means every region the account has enabled.
 	Regions []string `protobuf:"bytes,6,rep,name=regions,proto3" json:"regions,omitempty"`
@@ -104,7 +108,9 @@ type Account struct {
 	// Set by the server.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Set by the server.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// When a verification last passed, UTC. Set by the server; unset when none has since role or external id changed.
+	VerifyTime    *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=verify_time,json=verifyTime,proto3" json:"verify_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,11 +229,18 @@ func (x *Account) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Account) GetVerifyTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.VerifyTime
+	}
+	return nil
+}
+
 var File_nightshift_account_v1_account_proto protoreflect.FileDescriptor
 
 const file_nightshift_account_v1_account_proto_rawDesc = "" +
 	"\n" +
-	"#nightshift/account/v1/account.proto\x12\x15nightshift.account.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x05\n" +
+	"#nightshift/account/v1/account.proto\x12\x15nightshift.account.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x06\n" +
 	"\aAccount\x12\"\n" +
 	"\x02id\x18\x01 \x01(\tB\x12\xbaH\x0fr\r2\v^[0-9]{12}$R\x02id\x12\x1c\n" +
 	"\x04name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x04name\x12?\n" +
@@ -244,14 +257,17 @@ const file_nightshift_account_v1_account_proto_rawDesc = "" +
 	"\vcreate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\x1a9\n" +
+	"updateTime\x12;\n" +
+	"\vverify_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"verifyTime\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*d\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\x7f\n" +
 	"\fAccountState\x12\x1d\n" +
 	"\x19ACCOUNT_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14ACCOUNT_STATE_ACTIVE\x10\x01\x12\x1b\n" +
-	"\x17ACCOUNT_STATE_SUSPENDED\x10\x02B\xd3\x01\n" +
+	"\x17ACCOUNT_STATE_SUSPENDED\x10\x02\x12\x19\n" +
+	"\x15ACCOUNT_STATE_PENDING\x10\x03B\xd3\x01\n" +
 	"\x19com.nightshift.account.v1B\fAccountProtoP\x01Z2nightshift.dev/gen/nightshift/account/v1;accountv1\xa2\x02\x03NAX\xaa\x02\x15Nightshift.Account.V1\xca\x02\x15Nightshift\\Account\\V1\xe2\x02!Nightshift\\Account\\V1\\GPBMetadata\xea\x02\x17Nightshift::Account::V1b\x06proto3"
 
 var (
@@ -279,11 +295,12 @@ var file_nightshift_account_v1_account_proto_depIdxs = []int32{
 	0, // 1: nightshift.account.v1.Account.state:type_name -> nightshift.account.v1.AccountState
 	3, // 2: nightshift.account.v1.Account.create_time:type_name -> google.protobuf.Timestamp
 	3, // 3: nightshift.account.v1.Account.update_time:type_name -> google.protobuf.Timestamp
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	3, // 4: nightshift.account.v1.Account.verify_time:type_name -> google.protobuf.Timestamp
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_account_v1_account_proto_init() }

@@ -32,15 +32,17 @@ const (
 //
 // AccountService keeps the accounts that runs look at. Served by persistence.
 type AccountServiceClient interface {
-	// CreateAccount registers an account. ALREADY_EXISTS when its number is registered.
+	// CreateAccount registers an account, unverified. ALREADY_EXISTS when its number is registered. An account that was
+	// deleted can be registered again; what is known about it comes back with it.
 	CreateAccount(ctx context.Context, in *CreateAccountRequest, opts ...grpc.CallOption) (*CreateAccountResponse, error)
 	// GetAccount returns one account. NOT_FOUND when its number is not registered.
 	GetAccount(ctx context.Context, in *GetAccountRequest, opts ...grpc.CallOption) (*GetAccountResponse, error)
 	// ListAccounts returns accounts ordered by number.
 	ListAccounts(ctx context.Context, in *ListAccountsRequest, opts ...grpc.CallOption) (*ListAccountsResponse, error)
-	// UpdateAccount changes the fields in the mask. ABORTED when the etag is stale.
+	// UpdateAccount changes the fields in the mask. ABORTED when the etag is stale; FAILED_PRECONDITION for the state of
+	// an account that is being onboarded.
 	UpdateAccount(ctx context.Context, in *UpdateAccountRequest, opts ...grpc.CallOption) (*UpdateAccountResponse, error)
-	// DeleteAccount removes an account from runs; its findings and runs stay.
+	// DeleteAccount removes an account from runs and cancels its onboarding; its findings and runs stay.
 	DeleteAccount(ctx context.Context, in *DeleteAccountRequest, opts ...grpc.CallOption) (*DeleteAccountResponse, error)
 }
 
@@ -108,15 +110,17 @@ func (c *accountServiceClient) DeleteAccount(ctx context.Context, in *DeleteAcco
 //
 // AccountService keeps the accounts that runs look at. Served by persistence.
 type AccountServiceServer interface {
-	// CreateAccount registers an account. ALREADY_EXISTS when its number is registered.
+	// CreateAccount registers an account, unverified. ALREADY_EXISTS when its number is registered. An account that was
+	// deleted can be registered again; what is known about it comes back with it.
 	CreateAccount(context.Context, *CreateAccountRequest) (*CreateAccountResponse, error)
 	// GetAccount returns one account. NOT_FOUND when its number is not registered.
 	GetAccount(context.Context, *GetAccountRequest) (*GetAccountResponse, error)
 	// ListAccounts returns accounts ordered by number.
 	ListAccounts(context.Context, *ListAccountsRequest) (*ListAccountsResponse, error)
-	// UpdateAccount changes the fields in the mask. ABORTED when the etag is stale.
+	// UpdateAccount changes the fields in the mask. ABORTED when the etag is stale; FAILED_PRECONDITION for the state of
+	// an account that is being onboarded.
 	UpdateAccount(context.Context, *UpdateAccountRequest) (*UpdateAccountResponse, error)
-	// DeleteAccount removes an account from runs; its findings and runs stay.
+	// DeleteAccount removes an account from runs and cancels its onboarding; its findings and runs stay.
 	DeleteAccount(context.Context, *DeleteAccountRequest) (*DeleteAccountResponse, error)
 	mustEmbedUnimplementedAccountServiceServer()
 }

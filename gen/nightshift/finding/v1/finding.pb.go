@@ -290,8 +290,12 @@ type Finding struct {
 	Assignee string `protobuf:"bytes,25,opt,name=assignee,proto3" json:"assignee,omitempty"`
 	// Set while somebody knows about it.
 	Acknowledgement *Acknowledgement `protobuf:"bytes,26,opt,name=acknowledgement,proto3" json:"acknowledgement,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Since when no scan looks at it any more; unset while scans do. Not part of etag.
+	OrphanTime *timestamppb.Timestamp `protobuf:"bytes,40,opt,name=orphan_time,json=orphanTime,proto3" json:"orphan_time,omitempty"`
+	// Why no scan looks at it any more.
+	OrphanReason  OrphanReason `protobuf:"varint,41,opt,name=orphan_reason,json=orphanReason,proto3,enum=nightshift.finding.v1.OrphanReason" json:"orphan_reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Finding) Reset() {
@@ -504,6 +508,20 @@ func (x *Finding) GetAcknowledgement() *Acknowledgement {
 		return x.Acknowledgement
 	}
 	return nil
+}
+
+func (x *Finding) GetOrphanTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OrphanTime
+	}
+	return nil
+}
+
+func (x *Finding) GetOrphanReason() OrphanReason {
+	if x != nil {
+		return x.OrphanReason
+	}
+	return OrphanReason_ORPHAN_REASON_UNSPECIFIED
 }
 
 // Acknowledgement says that somebody knows about a finding. It changes no state and hides nothing. It ends when the
@@ -783,8 +801,7 @@ var File_nightshift_finding_v1_finding_proto protoreflect.FileDescriptor
 
 const file_nightshift_finding_v1_finding_proto_rawDesc = "" +
 	"\n" +
-	"#nightshift/finding/v1/finding.proto\x12\x15nightshift.finding.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dnightshift/rule/v1/rule.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\x89\n" +
-	"\n" +
+	"#nightshift/finding/v1/finding.proto\x12\x15nightshift.finding.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"nightshift/finding/v1/orphan.proto\x1a\x1dnightshift/rule/v1/rule.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\x90\v\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\arule_id\x18\x02 \x01(\tR\x06ruleId\x12!\n" +
@@ -815,7 +832,10 @@ const file_nightshift_finding_v1_finding_proto_rawDesc = "" +
 	"\texemption\x18\x17 \x01(\v2\x1d.nightshift.rule.v1.ExemptionR\texemption\x12/\n" +
 	"\x05score\x18\x18 \x01(\v2\x19.nightshift.rule.v1.ScoreR\x05score\x12\x1a\n" +
 	"\bassignee\x18\x19 \x01(\tR\bassignee\x12P\n" +
-	"\x0facknowledgement\x18\x1a \x01(\v2&.nightshift.finding.v1.AcknowledgementR\x0facknowledgement\x1a=\n" +
+	"\x0facknowledgement\x18\x1a \x01(\v2&.nightshift.finding.v1.AcknowledgementR\x0facknowledgement\x12;\n" +
+	"\vorphan_time\x18( \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"orphanTime\x12H\n" +
+	"\rorphan_reason\x18) \x01(\x0e2#.nightshift.finding.v1.OrphanReasonR\forphanReason\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa2\x01\n" +
@@ -909,6 +929,7 @@ var file_nightshift_finding_v1_finding_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 	(*v1.Exemption)(nil),          // 13: nightshift.rule.v1.Exemption
 	(*v1.Score)(nil),              // 14: nightshift.rule.v1.Score
+	(OrphanReason)(0),             // 15: nightshift.finding.v1.OrphanReason
 }
 var file_nightshift_finding_v1_finding_proto_depIdxs = []int32{
 	7,  // 0: nightshift.finding.v1.Finding.category:type_name -> nightshift.rule.v1.Category
@@ -926,25 +947,27 @@ var file_nightshift_finding_v1_finding_proto_depIdxs = []int32{
 	13, // 12: nightshift.finding.v1.Finding.exemption:type_name -> nightshift.rule.v1.Exemption
 	14, // 13: nightshift.finding.v1.Finding.score:type_name -> nightshift.rule.v1.Score
 	4,  // 14: nightshift.finding.v1.Finding.acknowledgement:type_name -> nightshift.finding.v1.Acknowledgement
-	12, // 15: nightshift.finding.v1.Acknowledgement.time:type_name -> google.protobuf.Timestamp
-	12, // 16: nightshift.finding.v1.Acknowledgement.expire_time:type_name -> google.protobuf.Timestamp
-	2,  // 17: nightshift.finding.v1.Transition.kind:type_name -> nightshift.finding.v1.TransitionKind
-	1,  // 18: nightshift.finding.v1.Transition.cause:type_name -> nightshift.finding.v1.Cause
-	12, // 19: nightshift.finding.v1.Transition.time:type_name -> google.protobuf.Timestamp
-	0,  // 20: nightshift.finding.v1.Transition.from_state:type_name -> nightshift.finding.v1.State
-	0,  // 21: nightshift.finding.v1.Transition.to_state:type_name -> nightshift.finding.v1.State
-	8,  // 22: nightshift.finding.v1.Transition.from_severity:type_name -> nightshift.rule.v1.Severity
-	8,  // 23: nightshift.finding.v1.Transition.to_severity:type_name -> nightshift.rule.v1.Severity
-	10, // 24: nightshift.finding.v1.Transition.from_cost:type_name -> nightshift.rule.v1.MonthlyCost
-	10, // 25: nightshift.finding.v1.Transition.to_cost:type_name -> nightshift.rule.v1.MonthlyCost
-	11, // 26: nightshift.finding.v1.Transition.evidence:type_name -> nightshift.rule.v1.Evidence
-	13, // 27: nightshift.finding.v1.Transition.exemption:type_name -> nightshift.rule.v1.Exemption
-	4,  // 28: nightshift.finding.v1.Transition.acknowledgement:type_name -> nightshift.finding.v1.Acknowledgement
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	12, // 15: nightshift.finding.v1.Finding.orphan_time:type_name -> google.protobuf.Timestamp
+	15, // 16: nightshift.finding.v1.Finding.orphan_reason:type_name -> nightshift.finding.v1.OrphanReason
+	12, // 17: nightshift.finding.v1.Acknowledgement.time:type_name -> google.protobuf.Timestamp
+	12, // 18: nightshift.finding.v1.Acknowledgement.expire_time:type_name -> google.protobuf.Timestamp
+	2,  // 19: nightshift.finding.v1.Transition.kind:type_name -> nightshift.finding.v1.TransitionKind
+	1,  // 20: nightshift.finding.v1.Transition.cause:type_name -> nightshift.finding.v1.Cause
+	12, // 21: nightshift.finding.v1.Transition.time:type_name -> google.protobuf.Timestamp
+	0,  // 22: nightshift.finding.v1.Transition.from_state:type_name -> nightshift.finding.v1.State
+	0,  // 23: nightshift.finding.v1.Transition.to_state:type_name -> nightshift.finding.v1.State
+	8,  // 24: nightshift.finding.v1.Transition.from_severity:type_name -> nightshift.rule.v1.Severity
+	8,  // 25: nightshift.finding.v1.Transition.to_severity:type_name -> nightshift.rule.v1.Severity
+	10, // 26: nightshift.finding.v1.Transition.from_cost:type_name -> nightshift.rule.v1.MonthlyCost
+	10, // 27: nightshift.finding.v1.Transition.to_cost:type_name -> nightshift.rule.v1.MonthlyCost
+	11, // 28: nightshift.finding.v1.Transition.evidence:type_name -> nightshift.rule.v1.Evidence
+	13, // 29: nightshift.finding.v1.Transition.exemption:type_name -> nightshift.rule.v1.Exemption
+	4,  // 30: nightshift.finding.v1.Transition.acknowledgement:type_name -> nightshift.finding.v1.Acknowledgement
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_nightshift_finding_v1_finding_proto_init() }
@@ -952,6 +975,7 @@ func file_nightshift_finding_v1_finding_proto_init() {
 	if File_nightshift_finding_v1_finding_proto != nil {
 		return
 	}
+	file_nightshift_finding_v1_orphan_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

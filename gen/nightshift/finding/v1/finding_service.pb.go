@@ -207,7 +207,7 @@ type ListFindingsRequest struct {
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Filter as in AIP-160 over id, rule_id, category, state, severity, account, region, resource_id,
 	// resource_arn, resource_type, resource_name, owner, assignee, acknowledged (true or false), monthly_cost (upper
-	// bound, USD), monthly_cost_low, first_seen, last_seen, since, resolve_time, reopen_count, title, last_run_id and
+	// bound, USD), monthly_cost_low, first_seen, last_seen, since, resolve_time, orphan_time, reopen_count, title, last_run_id and
 	// tags (tags.Environment = "dev"), such as
 	// `state != "RESOLVED" AND severity >= "HIGH" AND monthly_cost > 10`. Severities compare by rank. Empty: all.
 	Filter string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
