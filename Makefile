@@ -35,7 +35,7 @@ build: ## build every binary into .bin
 
 .PHONY: test
 test: test-needs ## run every test with the race detector, installing what they need
-	go test -race $(ARGS) work
+	go test -race -timeout 25m $(ARGS) work
 
 .PHONY: test-needs
 test-needs:
