@@ -30,6 +30,8 @@ type progress struct {
 	want   int
 	last   time.Time // of the last plain line
 	what   string    // what the run waits for, while it does
+
+	scanning bool // at least one scope looks at resources
 }
 
 // scopeLine is one account and region.
@@ -134,6 +136,7 @@ func (p *progress) scope(s *scanv1.Scope) (l *scopeLine, added bool) {
 	if l = p.scopes[key]; l == nil {
 		l = &scopeLine{service: s.GetService(), account: s.GetAccount(), region: s.GetRegion(), progress: &scanv1.Progress{}}
 		p.scopes[key] = l
+		p.scanning = p.scanning || scans(l.service)
 		return l, true
 	}
 	return l, false
@@ -187,7 +190,7 @@ func (p *progress) summary() string {
 	if counted := counts(&p.sum); counted != "" {
 		parts = append(parts, counted)
 	}
-	if p.sum.GetResources() > 0 || p.sum.GetCounts() == nil && p.what == "" {
+	if p.scanning || len(p.scopes) == 0 && p.what == "" {
 		parts = append(parts, many(p.sum.Resources, "resource", "resources"), many(p.sum.Violations, "finding", "findings"),
 			"$"+thousands(p.sum.MonthlyCost)+" a month")
 	}

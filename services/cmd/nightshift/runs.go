@@ -193,7 +193,13 @@ func (c *cli) printRun(r *runv1.Run, scopes []*runv1.RunScope) error {
 	return printOne(c, r, withScopes, runColumns, func() {
 		c.runCard(r)
 		if len(scopes) > 0 {
-			c.print("\n%s\n", renderTable(c, scopeColumns, scopes))
+			columns := scopeColumns
+			if !scans(r.GetKind()) {
+				columns = slices.DeleteFunc(slices.Clone(columns), func(col column[*runv1.RunScope]) bool {
+					return slices.Contains([]string{"Resources", "Findings", "Known cost", "New", "Gone", "Calls"}, col.head)
+				})
+			}
+			c.print("\n%s\n", renderTable(c, columns, scopes))
 		}
 		var gaps []gap
 		for _, s := range scopes {
