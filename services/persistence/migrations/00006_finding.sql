@@ -21,7 +21,7 @@ CREATE INDEX findings_tags ON findings USING gin (tags jsonb_path_ops);
 CREATE INDEX findings_assignee ON findings (assignee, id) WHERE assignee <> '';
 CREATE INDEX findings_acknowledged ON findings (id) WHERE ack IS NOT NULL;
 CREATE INDEX findings_ack_until ON findings (ack_until) WHERE ack_until IS NOT NULL;
-CREATE INDEX findings_resolved ON findings (resolve_time DESC, id) WHERE state = 2;
+CREATE INDEX findings_resolved ON findings (coalesce(resolve_time, '0001-01-01 00:00:00+00') DESC, id);
 
 ALTER TABLE transitions DROP CONSTRAINT transitions_kind_check;
 ALTER TABLE transitions ADD CONSTRAINT transitions_kind_check CHECK (kind BETWEEN 1 AND 50);
