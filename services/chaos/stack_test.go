@@ -85,8 +85,6 @@ func deploy(t *testing.T, o options) *stack {
 
 	natsURL := s.startNATS(ctx)
 	env := append(os.Environ(), "NATS_URL="+natsURL, "NIGHTSHIFT_LOG_FORMAT=json", "NIGHTSHIFT_LOG_LEVEL="+cmp.Or(o.logLevel, "info"),
-		// The brake holds what a run finds anew by the mass, as when the first scan of an account was cut off: here all must come.
-		"NIGHTSHIFT_BRAKE_SHARE=0",
 		"AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")
 	wanted := func(name string) bool { return o.only == nil || slices.Contains(o.only, name) }
 	if wanted("persistence") {

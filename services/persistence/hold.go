@@ -30,6 +30,10 @@ import (
 // scan says the contrary. All of it happens in the transaction that takes a
 // batch or ends a scope, under the scope's lock.
 //
+// What opens where no scan has seen everything before, of a resource type in an
+// account and region, is found for the first time: there is nothing to compare
+// it with, so it passes, and does not count.
+//
 // Each scope counts what a run did to it (run_changes). Scopes of one run and
 // account that are at work at the same moment do not see each other's last
 // transaction: the brake may take hold a batch late, never early.
@@ -166,15 +170,44 @@ func sortedKeys[V any](m map[accountKey]V) []accountKey {
 	return keys
 }
 
+// seenWhole returns which resource types an earlier scan has listed completely,
+// by the scope over all runs and the type.
+func (tx *transaction) seenWhole(ctx context.Context, byID map[string]*observation) (map[scopeKey]map[string]bool, error) {
+	whole := map[scopeKey]map[string]bool{}
+	var services, accounts, regions []string
+	for _, o := range byID {
+		k := o.scope.anyRun()
+		if whole[k] == nil {
+			whole[k] = map[string]bool{}
+			services, accounts, regions = append(services, k.Service), append(accounts, k.Account), append(regions, k.Region)
+		}
+	}
+	var rows []*listing
+	err := tx.NewSelect().Model(&rows).Where("l.complete_time IS NOT NULL").
+		Where("(l.service, l.account, l.region) IN (SELECT * FROM unnest(?::text[], ?::text[], ?::text[]))",
+			pgdialect.Array(services), pgdialect.Array(accounts), pgdialect.Array(regions)).Scan(ctx)
+	for _, l := range rows {
+		whole[scopeKey{Service: l.Service, Account: l.Account, Region: l.Region}][l.ResourceType] = true
+	}
+	return whole, err
+}
+
+func (k scopeKey) anyRun() scopeKey { k.RunID = ""; return k }
+
 // holdBack takes out of what was judged what is to be held: what is held
 // already, and all that opens, or all that resolves, of an account where it is
 // too much. Exemptions, and what comes of them, are never held.
 func (tx *transaction) holdBack(ctx context.Context, judged []*judgement, byID map[string]*observation, pending map[string]*heldRow) ([]*judgement, error) {
 	type wish struct{ opens, resolves int64 }
 	wishes := map[accountKey]*wish{}
+	whole, err := tx.seenWhole(ctx, byID)
+	if err != nil {
+		return nil, err
+	}
 	opens := func(j *judgement) bool {
-		return j.Kind == findingv1.TransitionKind_TRANSITION_KIND_OPENED ||
-			j.Kind == findingv1.TransitionKind_TRANSITION_KIND_REOPENED && *j.FromState == findingv1.State_STATE_RESOLVED
+		o := byID[j.ID]
+		return whole[o.scope.anyRun()][o.row.ResourceType] && (j.Kind == findingv1.TransitionKind_TRANSITION_KIND_OPENED ||
+			j.Kind == findingv1.TransitionKind_TRANSITION_KIND_REOPENED && *j.FromState == findingv1.State_STATE_RESOLVED)
 	}
 	resolves := func(j *judgement) bool { return j.Kind == findingv1.TransitionKind_TRANSITION_KIND_RESOLVED }
 	for _, j := range judged {
@@ -224,7 +257,10 @@ func (tx *transaction) holdBack(ctx context.Context, judged []*judgement, byID m
 		hold := opens(j) && (before != nil || stops[k].opens) || resolves(j) && (before != nil || stops[k].resolves)
 		if !hold || tx.unbraked {
 			kept = append(kept, j)
-			if before != nil && j.Kind != findingv1.TransitionKind_TRANSITION_KIND_UNSPECIFIED {
+			// A held opening is over with whatever it became, a held resolution with nothing but resolving: what an
+			// observation older than the hold changes says nothing against it.
+			if before != nil && j.Kind != findingv1.TransitionKind_TRANSITION_KIND_UNSPECIFIED &&
+				(resolves(j) || before.Kind != findingv1.TransitionKind_TRANSITION_KIND_RESOLVED) {
 				over = append(over, before)
 			}
 			c := done[o.scope]
@@ -285,7 +321,7 @@ func (tx *transaction) holdBack(ctx context.Context, judged []*judgement, byID m
 			return nil, err
 		}
 	}
-	_, err := tx.NewInsert().Model(&rows).On("CONFLICT (finding_id) DO UPDATE").Set("kind = EXCLUDED.kind").Set("time = EXCLUDED.time").Set("observation = EXCLUDED.observation").
+	_, err = tx.NewInsert().Model(&rows).On("CONFLICT (finding_id) DO UPDATE").Set("kind = EXCLUDED.kind").Set("time = EXCLUDED.time").Set("observation = EXCLUDED.observation").
 		Where("h.time <= EXCLUDED.time").Exec(ctx)
 	return kept, err
 }

@@ -96,8 +96,13 @@ func TestBrake(t *testing.T) {
 		"gone, discarded, begins anew":    {steps{listed(1), listed(2), discard(2), listed(3)}, 40, 0},
 		"gone, discarded, gone once more": {steps{listed(1), listed(2), discard(2), listed(3), listed(4)}, 40, 40},
 		"gone, and there after all":       {steps{listed(1), listed(2), listed(3, many(0, 40, 3, bad)...), listed(4)}, 40, 0},
-		"a few are gone":                  {steps{listed(1, many(0, 20, 1, bad)...), listed(2, many(0, 20, 2, bad)...)}, 20, 0},
-		"exemptions are not":              {steps{func(t *testing.T, s *Service) { accept(t, s, `resource_id:"vol"`, 90) }, scan(1, many(0, 90, 1, bad)...)}, 0, 0},
+		"gone, and an older look comes late": {steps{listed(1), listed(5), func(t *testing.T, s *Service) {
+			o := many(0, 1, 3, bad)
+			o[0].Verdict.Severity = rulev1.Severity_SEVERITY_CRITICAL // so that it changes
+			scanOnce(t, s, 3, partial, o...)
+		}}, 40, 40},
+		"a few are gone":     {steps{listed(1, many(0, 20, 1, bad)...), listed(2, many(0, 20, 2, bad)...)}, 20, 0},
+		"exemptions are not": {steps{func(t *testing.T, s *Service) { accept(t, s, `resource_id:"vol"`, 90) }, scan(1, many(0, 90, 1, bad)...)}, 0, 0},
 		"nor is their end": {steps{func(t *testing.T, s *Service) { accept(t, s, `resource_id:"vol"`, 90) }, func(t *testing.T, s *Service) {
 			s.now = func() time.Time { return at(91) }
 		}, scan(92, many(0, 40, 92, bad)...)}, 40, 0},
@@ -135,6 +140,42 @@ func TestBrake(t *testing.T) {
 	}
 }
 
+// What no scan has seen whole before is found for the first time, however much
+// is known elsewhere in the account: after a first scan that was cut off, in a
+// region that is new, of a resource type that was denied so far. None of it
+// counts against the run.
+func TestBrakeLetsFirstLooksPass(t *testing.T) {
+	t.Parallel()
+	const bad = rulev1.Outcome_OUTCOME_VIOLATION
+	s, _ := clocked(t)
+	s.brake = brake{0.5, 20}
+	scanOnce(t, s, 0, partial, many(0, 40, 0, bad)...)
+	scanOnce(t, s, 1, complete, many(0, 100, 1, bad)...)
+
+	west := &scanv1.Scope{Service: "waste", Account: here.GetAccount(), Region: "us-west-2"}
+	startRun(t, s, "waste-scan/2", here, west)
+	of := func(sc *scanv1.Scope, from, to int) *findingv1.FindingsObserved {
+		m := &findingv1.FindingsObserved{RunId: "waste-scan/2", Scope: sc, Execution: "1.1", Sequence: 1}
+		for i := from; i < to; i++ {
+			m.Observations = append(m.Observations, volume(sc, fmt.Sprintf("vol-%d", i), bad, at(2)))
+		}
+		return m
+	}
+	observe(t, s, of(west, 500, 600))
+	observe(t, s, of(here, 100, 101))
+	if ids, err := found(t, s, ""); err != nil || len(ids) != 100+100+1 || len(holds(t, s)) != 0 {
+		t.Errorf("%d findings, and %v is held (%v)", len(ids), holds(t, s), err)
+	}
+	// Where everything was seen before, it is too much.
+	startRun(t, s, "waste-scan/3", here)
+	m := of(here, 200, 350)
+	m.RunId = "waste-scan/3"
+	observe(t, s, m)
+	if h := holds(t, s); len(h) != 1 || h[0].GetOpens() != 150 {
+		t.Errorf("held: %v", h)
+	}
+}
+
 // A run is stopped across the regions of an account, and says so once; another
 // account goes on.
 func TestBrakeIsByAccount(t *testing.T) {
@@ -142,6 +183,7 @@ func TestBrakeIsByAccount(t *testing.T) {
 	s, _ := braked(t)
 	west := &scanv1.Scope{Service: "waste", Account: here.GetAccount(), Region: "us-west-2"}
 	other := &scanv1.Scope{Service: "waste", Account: "999900001111", Region: "us-west-2"}
+	mustExec(t, s, "INSERT INTO listings SELECT service, account, 'us-west-2', resource_type, scan_time, complete_time FROM listings")
 	startRun(t, s, "waste-scan/1", here, west, other)
 	for _, sc := range []*scanv1.Scope{here, west, other, west} {
 		m := &findingv1.FindingsObserved{RunId: "waste-scan/1", Scope: sc, Execution: "1.1", Sequence: 1}

@@ -101,7 +101,9 @@ func (m *model) observed(group []*findingv1.FindingsObserved) {
 			switch kind := m.wants(o); {
 			case m.held[o.GetFindingId()] != nil:
 			case kind == "OPENED" || kind == "REOPENED":
-				w.Opened++
+				if m.whole(scopeName(b.GetScope()), o) {
+					w.Opened++
+				}
 			case kind == "RESOLVED":
 				w.Resolved++
 			}
@@ -125,6 +127,12 @@ func (m *model) observed(group []*findingv1.FindingsObserved) {
 	for _, name := range slices.Sorted(maps.Keys(finishing)) {
 		m.finish(m.scopes[name], finishing[name])
 	}
+}
+
+// whole says whether everything of the resource's type was seen before.
+func (m *model) whole(scope string, o *scanv1.Observation) bool {
+	l := m.listings[scope+o.GetResource().GetType()]
+	return l != nil && !l.complete.IsZero()
 }
 
 // stops says whether n more are too many.
@@ -183,8 +191,8 @@ func (m *model) judge(counts *runv1.FindingCounts, run, scope string, o *scanv1.
 	f, when, v := m.findings[o.GetFindingId()], o.GetObservedAt().AsTime(), o.GetVerdict()
 	policy := policyOf(o)
 	cents := v.GetMonthlyCost().GetHigh()
-	kind, bad, h := m.wants(o), violates(o), m.held[o.GetFindingId()]
-	hold := (kind == "OPENED" || kind == "REOPENED") && (h != nil || stopped[0]) || kind == "RESOLVED" && (h != nil || stopped[1])
+	kind, bad, h, whole := m.wants(o), violates(o), m.held[o.GetFindingId()], m.whole(scope, o)
+	hold := (kind == "OPENED" || kind == "REOPENED") && whole && (h != nil || stopped[0]) || kind == "RESOLVED" && (h != nil || stopped[1])
 	switch {
 	case hold && h == nil:
 		m.held[o.GetFindingId()] = &modelHeld{run, scope, kind, when, o}
@@ -201,7 +209,9 @@ func (m *model) judge(counts *runv1.FindingCounts, run, scope string, o *scanv1.
 		m.findings[o.GetFindingId()] = f
 		counts.Opened++
 		c.Made++
-		c.Opened++
+		if whole {
+			c.Opened++
+		}
 		return
 	}
 	if when.Before(f.checked) {
@@ -224,7 +234,9 @@ func (m *model) judge(counts *runv1.FindingCounts, run, scope string, o *scanv1.
 		f.reopened++
 		counts.Reopened++
 		c.Returned++
-		c.Opened++
+		if whole {
+			c.Opened++
+		}
 	case kind == "CHANGED":
 		if !strings.HasSuffix(f.ack, "!") {
 			f.ack = ""
