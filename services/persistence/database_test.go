@@ -102,7 +102,16 @@ func TestPostgresGoesAway(t *testing.T) {
 	}
 
 	start()
-	observe(t, s, m.Body)
+	// A connection that has not noticed yet that its server is gone fails once more: the bus brings the message again.
+	for {
+		err := s.onFindingsObserved(ctx, []*bus.Message[*findingv1.FindingsObserved]{m})[0]
+		if err == nil {
+			break
+		}
+		if !strings.Contains(err.Error(), "again in") || t.Context().Err() != nil {
+			t.Fatalf("a message after Postgres came back: %v", err)
+		}
+	}
 	scanned := getFinding(t, s, m.Body.GetObservations()[0].GetFindingId())
 	if scanned.GetState() != findingv1.State_STATE_OPEN {
 		t.Errorf("after Postgres came back: %v", scanned)
