@@ -113,8 +113,8 @@ type sinkError struct{ error }
 
 func (e sinkError) Unwrap() error { return e.error }
 
-// statusOf says what an error means for a listing that read some pages.
-func statusOf(err error, pages int32) scanv1.CoverageStatus {
+// StatusOf says what an error means for a listing that read some pages.
+func StatusOf(err error, pages int32) scanv1.CoverageStatus {
 	switch {
 	case err == nil:
 		return scanv1.CoverageStatus_COVERAGE_STATUS_COMPLETE
@@ -224,7 +224,7 @@ func (g *kindGroup[T]) list(ctx context.Context, s *scope) (*scanv1.Coverage, er
 	if bug := (*panicked)(nil); errors.As(err, &bug) {
 		s.log.ErrorContext(ctx, "a listing panicked", "resource_type", g.kind.Type, "panic", bug.value, "stack", string(bug.stack))
 	}
-	c.Status = statusOf(err, c.Pages)
+	c.Status = StatusOf(err, c.Pages)
 	if err != nil {
 		c.Error = errorText(err)
 	}

@@ -27,76 +27,96 @@ var (
 	regionCode    = regexp.MustCompile(`^[a-z0-9-]{3,32}$`)
 )
 
-// parameters reads the parameters of a trigger: accounts, regions and rules,
-// each a list with commas. The error names each wrong one.
-func (w *Worker) parameters(set map[string]string) (selection, error) {
-	var s selection
-	out := errs.New(errs.InvalidArgument, "BAD_PARAMETERS", "the run's parameters cannot be used")
-	for _, name := range slices.Sorted(maps.Keys(set)) {
-		var list []string
-		for v := range strings.SplitSeq(set[name], ",") {
-			if v = strings.TrimSpace(v); v != "" && !slices.Contains(list, v) {
-				list = append(list, v)
+// Lists reads the parameters of a run, each a list with commas, without
+// repetitions. The error, INVALID_ARGUMENT, names each parameter that is not
+// one of names, and each of accounts and regions that cannot be one.
+func Lists(parameters map[string]string, names ...string) (map[string][]string, error) {
+	lists, bad := readLists(parameters, names)
+	if len(bad.Violations()) > 0 {
+		return nil, bad
+	}
+	return lists, nil
+}
+
+func readLists(parameters map[string]string, names []string) (map[string][]string, *errs.Error) {
+	lists := map[string][]string{}
+	bad := errs.New(errs.InvalidArgument, "BAD_PARAMETERS", "the run's parameters cannot be used")
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		if !slices.Contains(names, name) {
+			bad = bad.Field(name, "is not a parameter of this kind of job; there are %s", strings.Join(names, ", "))
+			continue
+		}
+		for v := range strings.SplitSeq(parameters[name], ",") {
+			if v = strings.TrimSpace(v); v != "" && !slices.Contains(lists[name], v) {
+				lists[name] = append(lists[name], v)
 			}
 		}
-		switch name {
-		case "accounts":
-			s.accounts = list
-		case "regions":
-			s.regions = list
-		case "rules":
-			s.rules = list
-		default:
-			out = out.Field(name, "is not a parameter of a scan; there are accounts, regions and rules")
-		}
 	}
-	for _, a := range s.accounts {
+	for _, a := range lists["accounts"] {
 		if !accountNumber.MatchString(a) {
-			out = out.Field("accounts", "%q is not a 12-digit account number", a)
+			bad = bad.Field("accounts", "%q is not a 12-digit account number", a)
 		}
 	}
-	for _, r := range s.regions {
+	for _, r := range lists["regions"] {
 		if !regionCode.MatchString(r) {
-			out = out.Field("regions", "%q is not a region code such as eu-west-1", r)
+			bad = bad.Field("regions", "%q is not a region code such as eu-west-1", r)
 		}
 	}
-	if _, err := w.set.pick(s.rules); err != nil {
+	return lists, bad
+}
+
+// parameters reads the parameters of a trigger: accounts, regions and rules.
+// The error names each wrong one.
+func (w *Worker) parameters(set map[string]string) (selection, error) {
+	lists, bad := readLists(set, []string{"accounts", "regions", "rules"})
+	if _, err := w.set.pick(lists["rules"]); err != nil {
 		if e := (*errs.Error)(nil); errors.As(err, &e) {
 			for _, v := range e.Violations() {
-				out = out.Field(v.Field, "%s", v.Description)
+				bad = bad.Field(v.Field, "%s", v.Description)
 			}
 		}
 	}
-	if len(out.Violations()) > 0 {
-		return selection{}, out
+	if len(bad.Violations()) > 0 {
+		return selection{}, bad
 	}
-	return s, nil
+	return selection{lists["accounts"], lists["regions"], lists["rules"]}, nil
+}
+
+// Planner divides runs by the accounts and regions that are looked after.
+type Planner struct {
+	// Service is the kind of the runs.
+	Service string
+	// Cloud is asked for the regions of accounts that name none.
+	Cloud *aws.Cloud
+	// Accounts is asked for the active ones.
+	Accounts accountv1.AccountServiceClient
 }
 
 // planners is how many accounts are asked for their regions at once.
 const planners = 8
 
-// plan finds the scopes of a selection: the regions of every active account. An
-// account that cannot be entered becomes a scope that has failed already, and
-// the others go on. The error is one of the AccountService; FAILED_PRECONDITION
-// when there is nothing to scan; or *unreachable when no account at all could
-// be entered, for a reason that may pass.
-func (w *Worker) plan(ctx context.Context, sel selection, session string) ([]*runv1.PlannedScope, error) {
-	accounts, err := w.activeAccounts(ctx)
+// Plan finds the scopes of a run over these accounts and regions; none means
+// all: every active account, and the regions it names or has enabled. session
+// names what assumes roles. An account that cannot be entered becomes a scope
+// that has failed already, and the others go on. The error is one of the
+// AccountService; FAILED_PRECONDITION when there is no account; or that no
+// account at all could be entered, for a reason that may pass.
+func (p *Planner) Plan(ctx context.Context, wanted, regions []string, session string) ([]*runv1.PlannedScope, error) {
+	accounts, err := p.activeAccounts(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var scopes []*runv1.PlannedScope
-	if len(sel.accounts) > 0 {
-		accounts = slices.DeleteFunc(accounts, func(a *accountv1.Account) bool { return !slices.Contains(sel.accounts, a.GetId()) })
-		for _, id := range sel.accounts {
+	if len(wanted) > 0 {
+		accounts = slices.DeleteFunc(accounts, func(a *accountv1.Account) bool { return !slices.Contains(wanted, a.GetId()) })
+		for _, id := range wanted {
 			if !slices.ContainsFunc(accounts, func(a *accountv1.Account) bool { return a.GetId() == id }) {
-				scopes = append(scopes, w.lost(id, scanv1.CoverageStatus_COVERAGE_STATUS_FAILED, "the account is not registered, or not active"))
+				scopes = append(scopes, p.lost(id, scanv1.CoverageStatus_COVERAGE_STATUS_FAILED, "the account is not registered, or not active"))
 			}
 		}
 	}
 	if len(accounts) == 0 && len(scopes) == 0 {
-		return nil, errs.New(errs.FailedPrecondition, "NO_ACCOUNTS", "there is no active account to scan: register one first")
+		return nil, errs.New(errs.FailedPrecondition, "NO_ACCOUNTS", "there is no active account: register one first")
 	}
 
 	found := make([][]*runv1.PlannedScope, len(accounts))
@@ -105,7 +125,7 @@ func (w *Worker) plan(ctx context.Context, sel selection, session string) ([]*ru
 	g.SetLimit(planners)
 	for i, a := range accounts {
 		g.Go(func() error {
-			found[i], failed[i] = w.planAccount(ctx, a, sel.regions, session)
+			found[i], failed[i] = p.planAccount(ctx, a, regions, session)
 			return nil
 		})
 	}
@@ -121,23 +141,23 @@ func (w *Worker) plan(ctx context.Context, sel selection, session string) ([]*ru
 
 // planAccount finds the scopes of one account. With an error there is one scope,
 // which has failed.
-func (w *Worker) planAccount(ctx context.Context, a *accountv1.Account, regions []string, session string) ([]*runv1.PlannedScope, error) {
+func (p *Planner) planAccount(ctx context.Context, a *accountv1.Account, regions []string, session string) ([]*runv1.PlannedScope, error) {
 	if len(regions) == 0 {
 		regions = a.GetRegions()
 	}
 	if len(regions) == 0 {
 		var err error
-		if regions, err = w.cloud.Regions(ctx, target(a, session)); err != nil {
-			return []*runv1.PlannedScope{w.lost(a.GetId(), statusOf(err, 0), errorText(err))}, err
+		if regions, err = p.Cloud.Regions(ctx, target(a, session)); err != nil {
+			return []*runv1.PlannedScope{p.lost(a.GetId(), StatusOf(err, 0), errorText(err))}, err
 		}
 	}
 	if len(regions) == 0 {
-		return []*runv1.PlannedScope{w.lost(a.GetId(), scanv1.CoverageStatus_COVERAGE_STATUS_FAILED, "the account has no region enabled")}, nil
+		return []*runv1.PlannedScope{p.lost(a.GetId(), scanv1.CoverageStatus_COVERAGE_STATUS_FAILED, "the account has no region enabled")}, nil
 	}
 	scopes := make([]*runv1.PlannedScope, len(regions))
 	for n, r := range regions {
 		scopes[n] = &runv1.PlannedScope{
-			Scope:   &scanv1.Scope{Service: w.set.Service(), Account: a.GetId(), Region: r},
+			Scope:   &scanv1.Scope{Service: p.Service, Account: a.GetId(), Region: r},
 			RoleArn: a.GetRoleArn(), ExternalId: a.GetExternalId(), Partition: a.GetPartition(),
 		}
 	}
@@ -163,9 +183,9 @@ func mayPass(err error) bool {
 }
 
 // lost is the scope of an account that failed before its regions were known.
-func (w *Worker) lost(account string, status scanv1.CoverageStatus, why string) *runv1.PlannedScope {
+func (p *Planner) lost(account string, status scanv1.CoverageStatus, why string) *runv1.PlannedScope {
 	return &runv1.PlannedScope{
-		Scope:   &scanv1.Scope{Service: w.set.Service(), Account: account, Region: "-"},
+		Scope:   &scanv1.Scope{Service: p.Service, Account: account, Region: "-"},
 		Failure: &scanv1.Coverage{ResourceType: "*", Status: status, Error: why},
 	}
 }
@@ -177,11 +197,11 @@ func target(a *accountv1.Account, session string) aws.Target {
 }
 
 // activeAccounts reads all pages.
-func (w *Worker) activeAccounts(ctx context.Context) ([]*accountv1.Account, error) {
+func (p *Planner) activeAccounts(ctx context.Context) ([]*accountv1.Account, error) {
 	var all []*accountv1.Account
 	req := &accountv1.ListAccountsRequest{PageSize: 1000, Filter: `state = "ACTIVE"`}
 	for {
-		page, err := w.accounts.ListAccounts(ctx, req)
+		page, err := p.Accounts.ListAccounts(ctx, req)
 		if err != nil {
 			return nil, job.Await(fmt.Errorf("list accounts: %w", err))
 		}

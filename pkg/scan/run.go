@@ -172,7 +172,7 @@ func (s *scanner) scan(ctx context.Context, t Target, remember func(arn, state s
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		result.Coverage = []*scanv1.Coverage{{ResourceType: "*", Status: statusOf(err, 0), Error: errorText(err)}}
+		result.Coverage = []*scanv1.Coverage{{ResourceType: "*", Status: StatusOf(err, 0), Error: errorText(err)}}
 	} else {
 		x.price = s.prices.Region(t.Region)
 		result.Coverage, err = x.run(ctx, s.groups(x.name.Account))

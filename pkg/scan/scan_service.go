@@ -17,7 +17,7 @@ func (w *Worker) Scan(req *scanv1.ScanRequest, stream grpc.ServerStreamingServer
 	if _, err := w.set.pick(req.GetRules()); err != nil {
 		return err
 	}
-	planned, err := w.plan(ctx, selection{accounts: req.GetAccounts(), regions: req.GetRegions()}, "nightshift-dry-run")
+	planned, err := w.planner().Plan(ctx, req.GetAccounts(), req.GetRegions(), "nightshift-dry-run")
 	if err != nil {
 		return err
 	}

@@ -29,9 +29,14 @@ import (
 
 // Config is what every scanning service reads from its environment.
 type Config struct {
-	Scopes             int     `env:"NIGHTSHIFT_SCAN_SCOPES" envDefault:"4" help:"How many accounts and regions one process scans at once."`
+	Scopes    int    `env:"NIGHTSHIFT_SCAN_SCOPES" envDefault:"4" help:"How many accounts and regions one process scans at once."`
+	PriceFile string `env:"NIGHTSHIFT_PRICE_FILE" help:"Price file whose regions replace those of the built-in price list. Default: none."`
+	CloudConfig
+}
+
+// CloudConfig is what every service that reads AWS has in its environment.
+type CloudConfig struct {
 	QuotaShare         float64 `env:"NIGHTSHIFT_AWS_QUOTA_SHARE" envDefault:"0.5" help:"Share of AWS's API quotas that scans may use, above 0 and up to 1."`
-	PriceFile          string  `env:"NIGHTSHIFT_PRICE_FILE" help:"Price file whose regions replace those of the built-in price list. Default: none."`
 	CloudWatchProtocol string  `env:"NIGHTSHIFT_CLOUDWATCH_PROTOCOL" envDefault:"cbor" help:"cbor, or query for emulators of AWS that need it."`
 	Endpoint           string  `env:"NIGHTSHIFT_AWS_ENDPOINT" help:"URL of an emulator that stands in for AWS. Default: AWS, or what AWS_ENDPOINT_URL says."`
 	AccessKeyID        string  `env:"NIGHTSHIFT_AWS_ACCESS_KEY_ID" help:"Access key id for an emulator. Default: the AWS SDK's own credential chain."`
@@ -39,7 +44,7 @@ type Config struct {
 }
 
 // Cloud opens AWS as configured.
-func (c Config) Cloud(ctx context.Context) (*aws.Cloud, error) {
+func (c CloudConfig) Cloud(ctx context.Context) (*aws.Cloud, error) {
 	return aws.New(ctx, aws.Config{
 		Endpoint: c.Endpoint, AccessKeyID: c.AccessKeyID, SecretAccessKey: c.SecretAccessKey,
 		CloudWatchProtocol: c.CloudWatchProtocol, QuotaShare: c.QuotaShare,
@@ -119,13 +124,18 @@ func call[Q, R any](ctx context.Context, f func(context.Context, Q, ...grpc.Call
 	return f(ctx, req)
 }
 
+// planner divides the runs of this service.
+func (w *Worker) planner() *Planner {
+	return &Planner{Service: w.set.Service(), Cloud: w.cloud, Accounts: w.accounts}
+}
+
 // planRun is the plan of a run.
 func (w *Worker) planRun(ctx context.Context, t *jobv1.Trigger) ([]*runv1.PlannedScope, error) {
 	sel, err := w.parameters(t.GetParameters())
 	if err != nil {
 		return nil, job.Permanent(err)
 	}
-	return w.plan(ctx, sel, t.GetRunId())
+	return w.planner().Plan(ctx, sel.accounts, sel.regions, t.GetRunId())
 }
 
 // scanScope scans one scope. What it observed is on the bus before it returns.

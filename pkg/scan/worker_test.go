@@ -128,7 +128,7 @@ func theatre(t *testing.T, set *Set, accounts ...*accountv1.Account) *stage {
 	st.worker, err = New(t.Context(), &app.Env{
 		Name: set.Service(), Log: log, Bus: st.bus, Now: func() time.Time { return testTime.Add(123456789) }, // clocks do not strike whole seconds
 		Dial: func(string) grpc.ClientConnInterface { return persistence },
-	}, set, Config{Scopes: 2, QuotaShare: 1, Endpoint: "http://127.0.0.1:1", AccessKeyID: "AKIATEST", SecretAccessKey: "x"}, "")
+	}, set, Config{Scopes: 2, CloudConfig: CloudConfig{QuotaShare: 1, Endpoint: "http://127.0.0.1:1", AccessKeyID: "AKIATEST", SecretAccessKey: "x"}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +316,7 @@ func TestPlanning(t *testing.T) {
 		"an unknown rule":   {accounts, map[string]string{"rules": "rule-z"}, nil, []string{"rule-z", "rule-mixed"}},
 		"an odd account":    {accounts, map[string]string{"accounts": "1234"}, nil, []string{"1234", "12-digit"}},
 		"an odd region":     {accounts, map[string]string{"regions": "Europe!"}, nil, []string{"Europe!", "eu-west-1"}},
-		"an odd parameter":  {accounts, map[string]string{"rulez": "x"}, nil, []string{"rulez", "accounts, regions and rules"}},
+		"an odd parameter":  {accounts, map[string]string{"rulez": "x"}, nil, []string{"rulez", "accounts, regions, rules"}},
 		"several mistakes":  {accounts, map[string]string{"rulez": "x", "regions": "E", "accounts": "1"}, nil, []string{"rulez", "regions", "accounts"}},
 		"empty is no limit": {accounts[1:], map[string]string{"rules": "", "accounts": " , "}, []string{"222222222222 eu-west-1"}, nil},
 	} {
@@ -683,7 +683,7 @@ func TestNewRefusesBadConfiguration(t *testing.T) {
 	t.Parallel()
 	env := &app.Env{Log: slog.New(slog.DiscardHandler), Now: time.Now}
 	set := setOf(mixed(1, 1))
-	good := Config{Scopes: 1, QuotaShare: 0.5}
+	good := Config{Scopes: 1, CloudConfig: CloudConfig{QuotaShare: 0.5}}
 	for name, c := range map[string]struct {
 		change func(*Config)
 		params string

@@ -24,6 +24,7 @@ import (
 	"nightshift.dev/pkg/config"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/job"
+	"nightshift.dev/pkg/scan"
 )
 
 // Kind is what jobs of this service name as their kind.
@@ -31,14 +32,10 @@ const Kind = "health"
 
 // Config is what the service reads from its environment.
 type Config struct {
-	Services           []string      `env:"NIGHTSHIFT_HEALTH_SERVICES" envDefault:"persistence,scheduler,waste,security,cleanup,health" help:"Services whose health is looked at, separated by commas; each is looked for where its NIGHTSHIFT_<SERVICE>_ADDR says."`
-	Interval           time.Duration `env:"NIGHTSHIFT_HEALTH_INTERVAL" envDefault:"1m" help:"How often everything is looked at: 5s to 1h. Twice in a row something must fail to be DOWN."`
-	Stale              time.Duration `env:"NIGHTSHIFT_HEALTH_STALE" envDefault:"13h" help:"Age of the last complete scan at which an account is DEGRADED. Twice the longest interval between scans, and a little more, is a good choice."`
-	QuotaShare         float64       `env:"NIGHTSHIFT_AWS_QUOTA_SHARE" envDefault:"0.5" help:"Share of AWS's API quotas that scans may use, above 0 and up to 1."`
-	CloudWatchProtocol string        `env:"NIGHTSHIFT_CLOUDWATCH_PROTOCOL" envDefault:"cbor" help:"cbor, or query for emulators of AWS that need it."`
-	Endpoint           string        `env:"NIGHTSHIFT_AWS_ENDPOINT" help:"URL of an emulator that stands in for AWS. Default: AWS, or what AWS_ENDPOINT_URL says."`
-	AccessKeyID        string        `env:"NIGHTSHIFT_AWS_ACCESS_KEY_ID" help:"Access key id for an emulator. Default: the AWS SDK's own credential chain."`
-	SecretAccessKey    string        `env:"NIGHTSHIFT_AWS_SECRET_ACCESS_KEY" help:"Secret access key for an emulator. Default: the AWS SDK's own credential chain."`
+	Services []string      `env:"NIGHTSHIFT_HEALTH_SERVICES" envDefault:"persistence,scheduler,waste,security,cleanup,health" help:"Services whose health is looked at, separated by commas; each is looked for where its NIGHTSHIFT_<SERVICE>_ADDR says."`
+	Interval time.Duration `env:"NIGHTSHIFT_HEALTH_INTERVAL" envDefault:"1m" help:"How often everything is looked at: 5s to 1h. Twice in a row something must fail to be DOWN."`
+	Stale    time.Duration `env:"NIGHTSHIFT_HEALTH_STALE" envDefault:"13h" help:"Age of the last complete scan at which an account is DEGRADED. Twice the longest interval between scans, and a little more, is a good choice."`
+	scan.CloudConfig
 }
 
 // Definition is the service as the list of services knows it.
@@ -99,10 +96,7 @@ func New(ctx context.Context, c Config, env *app.Env) (*Service, error) {
 	}
 	slices.Sort(c.Services)
 	c.Services = slices.Compact(c.Services)
-	cloud, err := aws.New(ctx, aws.Config{
-		Endpoint: c.Endpoint, AccessKeyID: c.AccessKeyID, SecretAccessKey: c.SecretAccessKey,
-		CloudWatchProtocol: c.CloudWatchProtocol, QuotaShare: c.QuotaShare,
-	})
+	cloud, err := c.Cloud(ctx)
 	if err != nil {
 		return nil, err
 	}

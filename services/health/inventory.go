@@ -5,25 +5,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"regexp"
 	"slices"
-	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	accountv1 "nightshift.dev/gen/nightshift/account/v1"
 	inventoryv1 "nightshift.dev/gen/nightshift/inventory/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	"nightshift.dev/pkg/aws"
-	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/inventory"
 	"nightshift.dev/pkg/job"
+	"nightshift.dev/pkg/scan"
 )
 
 const (
@@ -37,158 +32,19 @@ const (
 	// batchRecords and batchBytes bound what is sent to persistence in one call.
 	batchRecords = 250
 	batchBytes   = 1 << 20
-	// planners is how many accounts are asked for their regions at once.
-	planners = 8
 	// Types of coverage.
 	instanceType = "AWS::EC2::Instance"
 	metricType   = "AWS::CloudWatch::Metric"
 )
 
-var (
-	accountNumber = regexp.MustCompile(`^[0-9]{12}$`)
-	regionCode    = regexp.MustCompile(`^[a-z0-9-]{3,32}$`)
-)
-
-// selection reads the parameters of a run: accounts and regions, each a list
-// with commas; what is empty means all.
-func selection(parameters map[string]string) (accounts, regions []string, err error) {
-	out := errs.New(errs.InvalidArgument, "BAD_PARAMETERS", "the run's parameters cannot be used")
-	for _, name := range slices.Sorted(maps.Keys(parameters)) {
-		var list []string
-		for v := range strings.SplitSeq(parameters[name], ",") {
-			if v = strings.TrimSpace(v); v != "" && !slices.Contains(list, v) {
-				list = append(list, v)
-			}
-		}
-		switch name {
-		case "accounts":
-			accounts = list
-		case "regions":
-			regions = list
-		default:
-			out = out.Field(name, "is not a parameter of a health job; there are accounts and regions")
-		}
-	}
-	for _, a := range accounts {
-		if !accountNumber.MatchString(a) {
-			out = out.Field("accounts", "%q is not a 12-digit account number", a)
-		}
-	}
-	for _, r := range regions {
-		if !regionCode.MatchString(r) {
-			out = out.Field("regions", "%q is not a region code such as eu-west-1", r)
-		}
-	}
-	if len(out.Violations()) > 0 {
-		return nil, nil, out
-	}
-	return accounts, regions, nil
-}
-
-// plan finds the scopes of a run: the regions of every active account. An
-// account that cannot be entered is a scope that has failed already.
+// plan finds the scopes of a run: the regions of every active account.
 func (s *Service) plan(ctx context.Context, t *jobv1.Trigger) ([]*runv1.PlannedScope, error) {
-	wanted, regions, err := selection(t.GetParameters())
+	lists, err := scan.Lists(t.GetParameters(), "accounts", "regions")
 	if err != nil {
 		return nil, err
 	}
-	accounts, err := s.activeAccounts(ctx)
-	if err != nil {
-		return nil, job.Await(fmt.Errorf("list accounts: %w", err))
-	}
-	var scopes []*runv1.PlannedScope
-	if len(wanted) > 0 {
-		accounts = slices.DeleteFunc(accounts, func(a *accountv1.Account) bool { return !slices.Contains(wanted, a.GetId()) })
-		for _, id := range wanted {
-			if !slices.ContainsFunc(accounts, func(a *accountv1.Account) bool { return a.GetId() == id }) {
-				scopes = append(scopes, lost(id, errs.New(errs.NotFound, "ACCOUNT_NOT_ACTIVE", "the account is not registered, or not active")))
-			}
-		}
-	}
-	if len(accounts) == 0 && len(scopes) == 0 {
-		return nil, errs.New(errs.FailedPrecondition, "NO_ACCOUNTS", "there is no active account: register one first")
-	}
-	found := make([][]*runv1.PlannedScope, len(accounts))
-	failed := make([]error, len(accounts))
-	var g errgroup.Group
-	g.SetLimit(planners)
-	for i, a := range accounts {
-		g.Go(func() error {
-			found[i], failed[i] = s.planAccount(ctx, a, regions, t.GetRunId())
-			return nil
-		})
-	}
-	_ = g.Wait()
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	if len(accounts) > 0 && !slices.ContainsFunc(failed, func(err error) bool { return !job.MayPass(err) }) {
-		return nil, fmt.Errorf("no account could be entered: %w", failed[0])
-	}
-	return slices.Concat(scopes, slices.Concat(found...)), nil
-}
-
-func (s *Service) planAccount(ctx context.Context, a *accountv1.Account, regions []string, session string) ([]*runv1.PlannedScope, error) {
-	if len(regions) == 0 {
-		regions = a.GetRegions()
-	}
-	if len(regions) == 0 {
-		var err error
-		regions, err = s.cloud.Regions(ctx, aws.Target{
-			Account: a.GetId(), Partition: a.GetPartition(), RoleARN: a.GetRoleArn(), ExternalID: a.GetExternalId(), SessionName: session,
-		})
-		if err == nil && len(regions) == 0 {
-			err = errs.New(errs.FailedPrecondition, "NO_REGION", "the account has no region enabled")
-		}
-		if err != nil {
-			return []*runv1.PlannedScope{lost(a.GetId(), err)}, err
-		}
-	}
-	scopes := make([]*runv1.PlannedScope, len(regions))
-	for n, r := range regions {
-		scopes[n] = &runv1.PlannedScope{
-			Scope:   &scanv1.Scope{Service: Kind, Account: a.GetId(), Region: r},
-			RoleArn: a.GetRoleArn(), ExternalId: a.GetExternalId(), Partition: a.GetPartition(),
-		}
-	}
-	return scopes, nil
-}
-
-// lost is the scope of an account that failed before its regions were known.
-func lost(account string, why error) *runv1.PlannedScope {
-	return &runv1.PlannedScope{
-		Scope:   &scanv1.Scope{Service: Kind, Account: account, Region: "-"},
-		Failure: &scanv1.Coverage{ResourceType: "*", Status: statusOf(why, 0), Error: clip(why.Error(), 2000)},
-	}
-}
-
-// statusOf is what an error says of a listing of which so many pages were read.
-func statusOf(err error, pages int32) scanv1.CoverageStatus {
-	switch class := aws.Classify(err); {
-	case err == nil:
-		return scanv1.CoverageStatus_COVERAGE_STATUS_COMPLETE
-	case class == aws.RegionDisabled:
-		return scanv1.CoverageStatus_COVERAGE_STATUS_REGION_DISABLED
-	case pages > 0:
-		return scanv1.CoverageStatus_COVERAGE_STATUS_PARTIAL
-	case class == aws.Denied, class == aws.Credentials:
-		return scanv1.CoverageStatus_COVERAGE_STATUS_DENIED
-	}
-	return scanv1.CoverageStatus_COVERAGE_STATUS_FAILED
-}
-
-func (s *Service) activeAccounts(ctx context.Context) (all []*accountv1.Account, err error) {
-	req := &accountv1.ListAccountsRequest{PageSize: 1000, Filter: `state = "ACTIVE"`}
-	for {
-		page, err := s.accounts.ListAccounts(ctx, req)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, page.GetAccounts()...)
-		if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
-			return all, nil
-		}
-	}
+	p := scan.Planner{Service: Kind, Cloud: s.cloud, Accounts: s.accounts}
+	return p.Plan(ctx, lists["accounts"], lists["regions"], t.GetRunId())
 }
 
 // do reads the instances of one account and region, and what is new of their
@@ -198,7 +54,7 @@ func (s *Service) do(ctx context.Context, t *job.Task) error {
 	listed := &scanv1.Coverage{ResourceType: instanceType}
 	var metrics reading
 	fail := func(err error) error {
-		if listed.Status = statusOf(err, listed.GetPages()); ctx.Err() == nil {
+		if listed.Status = scan.StatusOf(err, listed.GetPages()); ctx.Err() == nil {
 			listed.Error = clip(err.Error(), 2000)
 			t.End.Coverage = []*scanv1.Coverage{listed}
 			if listed.GetPages() == 0 {
