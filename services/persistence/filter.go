@@ -279,8 +279,8 @@ func (fs fields) names() []string {
 }
 
 func (fs fields) example() string {
-	if _, ok := fs["state"]; ok {
-		return `state = "` + fs["state"].valueNames()[0] + `"`
+	if values := fs["state"].valueNames(); len(values) > 0 {
+		return `state = "` + values[0] + `"`
 	}
 	return fs.names()[0] + " = …"
 }
