@@ -341,21 +341,7 @@ func (tx *transaction) answer(ctx context.Context, id string, resp proto.Message
 // owners of accounts and clears away, until ctx ends. All replicas do; of each
 // finding it is one.
 func (s *Service) tendFindings(ctx context.Context) {
-	poll := time.NewTimer(0)
-	defer poll.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-poll.C:
-		}
-		for _, do := range []func(context.Context) error{s.endAcknowledgements, s.followAccountOwners, s.clearAway} {
-			if err := do(ctx); err != nil && ctx.Err() == nil {
-				s.log.WarnContext(ctx, "cannot tend findings; trying again", "error", err)
-			}
-		}
-		poll.Reset(tendPoll)
-	}
+	s.every(ctx, tendPoll, "tend findings", s.endAcknowledgements, s.followAccountOwners, s.clearAway)
 }
 
 // endAcknowledgements ends those whose time has come.

@@ -571,19 +571,7 @@ func (s *Service) DeleteExemption(ctx context.Context, req *exemptionv1.DeleteEx
 // endExemptions ends exemptions when their time has come, until ctx ends. All
 // replicas do; of each exemption it is one.
 func (s *Service) endExemptions(ctx context.Context) {
-	poll := time.NewTimer(0)
-	defer poll.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-poll.C:
-		}
-		if err := s.endExemptionsOnce(ctx); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "cannot end exemptions; trying again", "error", err)
-		}
-		poll.Reset(expiryPoll)
-	}
+	s.every(ctx, expiryPoll, "end exemptions", s.endExemptionsOnce)
 }
 
 // endExemptionsOnce ends those whose time has come, each by itself.
