@@ -127,13 +127,17 @@ func (v *Verifier) Next(e *auditv1.Entry) (breaks []Break) {
 	} else if !proto.Equal(r, e.GetRecord()) {
 		tell("what is shown, and found by, is not what was hashed: %s", difference(r, e.GetRecord()))
 	}
-	if want, ok := v.heads[at]; ok {
-		if string(want) != string(e.GetHash()) {
-			tell("its hash was %x and is %x: the log was written anew up to here", want, e.GetHash())
-		}
-		delete(v.heads, at)
-	}
 	v.last, v.known = Head{at, e.GetHash()}, true
+	return append(breaks, v.Compare()...)
+}
+
+// Compare holds the last entry against the head that was kept of it, if there
+// is one. Next does so by itself.
+func (v *Verifier) Compare() (breaks []Break) {
+	if want, ok := v.heads[v.last.Sequence]; ok && string(want) != string(v.last.Hash) {
+		breaks = append(breaks, Break{v.last.Sequence, fmt.Sprintf("its hash was %x and is %x: the log was written anew up to here", want, v.last.Hash)})
+	}
+	delete(v.heads, v.last.Sequence)
 	return breaks
 }
 
