@@ -167,7 +167,9 @@ func TestAuditVerify(t *testing.T) {
 		"no head":        {args: []string{"--head", "6:abc"}, code: 2, says: "no place and hash"},
 		"head before":    {args: []string{"--head", head, "--from", "8"}, code: 2, says: "would not be looked at"},
 		"no place":       {args: []string{"--from", "0"}, code: 2, says: "begin with 1"},
-		"changed": {tamper: func(s *auditServer) { s.entries[2].Payload, s.entries[2].Record = s.entries[1].Payload, s.entries[1].Record }, code: 1,
+		"changed": {tamper: func(s *auditServer) {
+			s.entries[2].Payload, s.entries[2].Record = s.entries[1].Payload, s.entries[1].Record
+		}, code: 1,
 			says: "the first at entry 3"},
 		"shown otherwise": {tamper: func(s *auditServer) { s.entries[2].Record = s.entries[1].Record }, code: 1, says: "call_id, phase"},
 		"missing":         {tamper: func(s *auditServer) { s.entries = slices.Delete(s.entries, 1, 3) }, code: 1, says: "is missing, and all to entry 3"},
