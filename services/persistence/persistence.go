@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 
 	accountv1 "nightshift.dev/gen/nightshift/account/v1"
+	authv1 "nightshift.dev/gen/nightshift/auth/v1"
 	exemptionv1 "nightshift.dev/gen/nightshift/exemption/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	healthv1 "nightshift.dev/gen/nightshift/health/v1"
@@ -66,6 +67,7 @@ var Definition = app.Definition{
 type Service struct {
 	accountv1.UnimplementedAccountServiceServer
 	accountv1.UnimplementedOnboardingServiceServer
+	authv1.UnimplementedAuthServiceServer
 	exemptionv1.UnimplementedExemptionServiceServer
 	findingv1.UnimplementedFindingServiceServer
 	healthv1.UnimplementedHealthStateServiceServer
@@ -125,6 +127,7 @@ func open(cfg Config, log *slog.Logger, p publisher, now func() time.Time) (*Ser
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	accountv1.RegisterAccountServiceServer(r, s)
 	accountv1.RegisterOnboardingServiceServer(r, s)
+	authv1.RegisterAuthServiceServer(r, s)
 	exemptionv1.RegisterExemptionServiceServer(r, s)
 	findingv1.RegisterFindingServiceServer(r, s)
 	healthv1.RegisterHealthStateServiceServer(r, s)
