@@ -25,6 +25,7 @@ import (
 
 	accountv1 "nightshift.dev/gen/nightshift/account/v1"
 	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
+	authv1 "nightshift.dev/gen/nightshift/auth/v1"
 	exemptionv1 "nightshift.dev/gen/nightshift/exemption/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	healthv1 "nightshift.dev/gen/nightshift/health/v1"
@@ -68,6 +69,7 @@ type Service struct {
 	accountv1.UnimplementedAccountServiceServer
 	accountv1.UnimplementedOnboardingServiceServer
 	auditv1.UnimplementedAuditServiceServer
+	authv1.UnimplementedAuthServiceServer
 	exemptionv1.UnimplementedExemptionServiceServer
 	findingv1.UnimplementedFindingServiceServer
 	healthv1.UnimplementedHealthStateServiceServer
@@ -129,6 +131,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	accountv1.RegisterAccountServiceServer(r, s)
 	accountv1.RegisterOnboardingServiceServer(r, s)
 	auditv1.RegisterAuditServiceServer(r, s)
+	authv1.RegisterAuthServiceServer(r, s)
 	exemptionv1.RegisterExemptionServiceServer(r, s)
 	findingv1.RegisterFindingServiceServer(r, s)
 	healthv1.RegisterHealthStateServiceServer(r, s)
