@@ -57,6 +57,15 @@ var goodRequests = map[string]string{
 	"nightshift.account.v1.VerificationService/GetIdentity":              ``,
 	"nightshift.account.v1.VerificationService/ListOrganizationAccounts": `page_size: 1 role_name: "Reader"`,
 
+	"nightshift.audit.v1.AuditService/ListAuditEntries": `page_size: 1 filter: "phase = DENIED" order: AUDIT_ORDER_OLDEST_FIRST`,
+	"nightshift.audit.v1.AuditService/GetAuditHead":     ``,
+
+	"nightshift.auth.v1.AuthService/CreateToken":  `token {name: "x" role: ROLE_VIEWER accounts: "111122223333" expire_time {seconds: SOON}}`,
+	"nightshift.auth.v1.AuthService/ListTokens":   `page_size: 1`,
+	"nightshift.auth.v1.AuthService/RevokeToken":  `id: "0123456789abcdef"`,
+	"nightshift.auth.v1.AuthService/WhoAmI":       ``,
+	"nightshift.auth.v1.AuthService/Authenticate": `hash: "01234567890123456789012345678901"`,
+
 	"nightshift.cleanup.v1.CleanupService/ListCleanupRules": `parameters {key: "runs_days" value: "3"}`,
 	"nightshift.cleanup.v1.CleanupService/PreviewCleanup":   `parameters {key: "targets" value: "outbox"}`,
 
