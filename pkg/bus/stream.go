@@ -49,6 +49,11 @@ var streams = []jetstream.StreamConfig{
 		MaxAge:   7 * day, MaxBytes: 1024 * mib,
 	},
 	{
+		Name: "NIGHTSHIFT_HEALTH", Description: "Changes in the state of components and accounts.",
+		Subjects: []string{"nightshift.health.v1.>"},
+		MaxAge:   30 * day, MaxBytes: 64 * mib,
+	},
+	{
 		Name: deadLetterStream, Description: "Messages that a consumer gave up, for people.",
 		Subjects: []string{deadLetterSubject + ".>"},
 		MaxAge:   90 * day, MaxBytes: 256 * mib,
