@@ -10,10 +10,19 @@
 package notify
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
+	"net/http"
+	"net/mail"
+	"net/url"
+	"os"
+	"strings"
 	"time"
 
 	notificationv1 "nightshift.dev/gen/nightshift/notification/v1"
+	"nightshift.dev/pkg/errs"
+	"nightshift.dev/pkg/plain"
 )
 
 // Config is what the notification service is told about its surroundings.
@@ -73,18 +82,75 @@ func (f *Failure) Unwrap() error { return f.cause }
 type Sender struct {
 	cfg    Config
 	lookup func(string) (string, bool)
+	from   *mail.Address
+	tls    *tls.Config
+	http   *http.Client
+	slots  chan struct{} // calls of shoutrrr on their way
 }
 
 // New returns a sender. lookup tells a variable's value and whether it is set,
 // as os.LookupEnv does; it is asked at each use of a secret. The error names
 // the variable that cannot be used, and not its value.
 func New(cfg Config, lookup func(string) (string, bool)) (*Sender, error) {
-	return &Sender{cfg: cfg, lookup: lookup}, nil
+	out := errs.New(errs.InvalidArgument, "BAD_CONFIGURATION", "the configuration cannot be used")
+	s := &Sender{
+		cfg: cfg, lookup: lookup,
+		tls:   &tls.Config{MinVersion: tls.VersionTLS12},
+		slots: make(chan struct{}, shoutrrrSlots),
+	}
+	s.http = s.client()
+	var err error
+	if s.from, err = mail.ParseAddress(cmp.Or(cfg.From, "nightshift@localhost")); err != nil || strings.ContainsFunc(cfg.From, plain.Unsafe) {
+		out = out.Field("NIGHTSHIFT_SMTP_FROM", "is no address, such as Nightshift <nightshift@example.com>")
+	}
+	if cfg.SMTP != "" && !reference.MatchString(cfg.SMTP) {
+		if _, err := mailServer(cfg.SMTP); err != nil {
+			out = out.Field("NIGHTSHIFT_SMTP_URL", "%v", err)
+		}
+	}
+	if cfg.SecretsDir != "" {
+		if info, err := os.Stat(cfg.SecretsDir); err != nil || !info.IsDir() {
+			out = out.Field("NIGHTSHIFT_SECRETS_DIR", "is no directory")
+		}
+	}
+	if u, err := url.Parse(cfg.Link); cfg.Link != "" && (err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || !strings.Contains(cfg.Link, "{id}")) {
+		out = out.Field("NIGHTSHIFT_NOTIFY_LINK", "must begin with https:// and hold {id}")
+	}
+	if len(out.Violations()) > 0 {
+		return nil, out
+	}
+	return s, nil
 }
+
+// mostTime bounds an attempt when its context does not.
+const mostTime = time.Minute
 
 // Send makes one attempt. detail is what the receiver answered, without
 // secrets; an error is a *Failure. Without a deadline in ctx an attempt ends
 // after a minute.
 func (s *Sender) Send(ctx context.Context, e Envelope) (detail string, err error) {
-	return "", &Failure{Permanent: true, Detail: "not implemented", cause: ctx.Err()}
+	ctx, cancel := context.WithTimeout(ctx, mostTime)
+	defer cancel()
+	e.Message = harmless(e.Message)
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	a := &attempt{Sender: s, Envelope: e}
+	switch r := e.Receiver.GetMedium().(type) {
+	case *notificationv1.Receiver_Slack:
+		return a.slack(ctx, r.Slack)
+	case *notificationv1.Receiver_Teams:
+		return a.teams(ctx, r.Teams)
+	case *notificationv1.Receiver_Pagerduty:
+		return a.pagerDuty(ctx, r.Pagerduty)
+	case *notificationv1.Receiver_Email:
+		return a.email(ctx, r.Email)
+	case *notificationv1.Receiver_Webhook:
+		return a.webhook(ctx, r.Webhook)
+	case *notificationv1.Receiver_Alertmanager:
+		return a.alertmanager(ctx, r.Alertmanager)
+	case *notificationv1.Receiver_Shoutrrr:
+		return a.shoutrrr(ctx, r.Shoutrrr)
+	}
+	return "", &Failure{Permanent: true, Receiver: true, Detail: "this build knows no such medium"}
 }
