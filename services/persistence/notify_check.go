@@ -1,30 +1,27 @@
 package persistence
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
 	"time"
 	_ "time/tzdata" // an image may have no zones of its own
 
-	"go.einride.tech/aip/filtering"
-
 	notificationv1 "nightshift.dev/gen/nightshift/notification/v1"
 	"nightshift.dev/pkg/errs"
+	"nightshift.dev/pkg/filter"
 )
 
 // checkRouteFilter refuses a filter of routes and silences that cannot be used.
 // The error says what is wrong with it, and where.
 func checkRouteFilter(text string) error {
-	if strings.TrimSpace(text) == "" {
-		return nil
+	_, err := filter.Compile(text, filter.Notices)
+	var e *errs.Error
+	if errors.As(err, &e) && len(e.Violations()) > 0 {
+		return errors.New(e.Violations()[0].Description)
 	}
-	var p filtering.Parser
-	p.Init(text)
-	if _, err := p.Parse(); err != nil {
-		return fmt.Errorf("cannot be read: %s", syntaxError(err))
-	}
-	return nil
+	return err
 }
 
 // checkReceiver says what is wrong with a receiver beside what the proto says.

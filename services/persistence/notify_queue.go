@@ -262,6 +262,9 @@ func (s *Service) ClaimGroups(ctx context.Context, req *notificationv1.ClaimGrou
 		if err != nil {
 			return err
 		}
+		if err := tx.silenceNotices(ctx, groups); err != nil {
+			return err
+		}
 		if resp.Groups, err = tx.describeGroups(ctx, groups, id); err != nil {
 			return err
 		}
@@ -360,15 +363,15 @@ func (tx *transaction) describeGroups(ctx context.Context, groups []*noticeGroup
 	}
 	var sent []struct {
 		Route, Receiver string
-		Messages        int64
+		N               int64
 	}
-	err = tx.NewRaw("SELECT route, receiver, count(*) AS messages FROM deliveries WHERE route = ANY(?) AND create_time > ? AND state <> 4 AND resend_of = '' GROUP BY route, receiver",
+	err = tx.NewRaw(sentLastHour+" GROUP BY route, receiver",
 		pgdialect.Array(slices.Sorted(maps.Keys(routes))), tx.now.Add(-ratePeriod)).Scan(ctx, &sent)
 	for _, r := range sent {
 		if routes[r.Route] == nil {
 			routes[r.Route] = map[string]int64{}
 		}
-		routes[r.Route][r.Receiver] = r.Messages
+		routes[r.Route][r.Receiver] = r.N
 	}
 	for _, c := range out {
 		maps.Copy(c.SentLastHour, routes[c.GetMessage().GetRoute()])
@@ -498,8 +501,8 @@ func (s *Service) FlushGroup(ctx context.Context, req *notificationv1.FlushGroup
 		flushed := []int64{g.ID}
 		for _, key := range slices.Sorted(maps.Keys(req.GetAbsorbed())) {
 			other := byKey[key]
-			if err := other.held(key, req.GetLeaseId()); err != nil {
-				return err
+			if other == nil || other.LeaseID == "" {
+				return errs.New(errs.Aborted, "LEASE_LOST", "the claim of group %s has ended; claim it again", key)
 			}
 			if other.Route != g.Route {
 				return e.Field("absorbed", "holds group %s, which is of route %s and not of %s", key, other.Route, g.Route)
@@ -508,6 +511,9 @@ func (s *Service) FlushGroup(ctx context.Context, req *notificationv1.FlushGroup
 				return e.Field("absorbed", "holds group %s up to %d, and the claim said %d", key, through, other.LeaseTold)
 			}
 			flushed = append(flushed, other.ID)
+		}
+		if err := tx.sentBelow(ctx, g.Route, req); err != nil {
+			return err
 		}
 		told, err := tx.makeDeliveries(ctx, g, req.GetDeliveries())
 		if err != nil {
@@ -524,6 +530,35 @@ func (s *Service) FlushGroup(ctx context.Context, req *notificationv1.FlushGroup
 	}
 	return resp, nil
 }
+
+// sentBelow refuses deliveries to a receiver that has had its messages of the
+// hour. Flushes of one route wait here for each other, so that none is
+// counted by nobody.
+func (tx *transaction) sentBelow(ctx context.Context, route string, req *notificationv1.FlushGroupRequest) error {
+	if req.GetSentBelow() == 0 || len(req.GetDeliveries()) == 0 {
+		return nil
+	}
+	if _, err := tx.NewRaw("SELECT pg_advisory_xact_lock(hashtextextended('notify ' || ?, 0))", route).Exec(ctx); err != nil {
+		return err
+	}
+	var receivers []string
+	for _, d := range req.GetDeliveries() {
+		receivers = append(receivers, clean(d.GetReceiver()))
+	}
+	var most int64
+	err := tx.NewRaw("SELECT coalesce(max(n), 0) FROM ("+sentLastHour+" AND receiver = ANY(?) GROUP BY route, receiver) s",
+		pgdialect.Array([]string{route}), tx.now.Add(-ratePeriod), pgdialect.Array(receivers)).Scan(ctx, &most)
+	if err != nil {
+		return err
+	}
+	if most >= req.GetSentBelow() {
+		return errs.New(errs.FailedPrecondition, "SENT_ENOUGH", "a receiver has had %d messages of route %s in the last hour", most, route)
+	}
+	return nil
+}
+
+// sentLastHour counts messages of routes.
+const sentLastHour = "SELECT route, receiver, count(*) AS n FROM deliveries WHERE route = ANY(?) AND create_time > ? AND state <> 4 AND resend_of = ''"
 
 // held refuses a group whose claim has ended and is another's, or nobody's.
 func (g *noticeGroup) held(key, lease string) error {
