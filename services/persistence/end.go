@@ -16,6 +16,7 @@ import (
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 )
 
@@ -52,7 +53,7 @@ func (s *Service) CancelRun(ctx context.Context, req *runv1.CancelRunRequest) (*
 	if err := refuseNUL(req, ""); err != nil {
 		return nil, err
 	}
-	by := cmp.Or(req.GetRequestedBy(), "somebody")
+	by := cmp.Or(auth.Actor(ctx, req.GetRequestedBy()), "somebody")
 	resp := &runv1.CancelRunResponse{}
 	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
 		if err := tx.lockScopesOf(ctx, req.GetId()); err != nil {
