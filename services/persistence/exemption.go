@@ -579,6 +579,7 @@ func (s *Service) DeleteExemption(ctx context.Context, req *exemptionv1.DeleteEx
 		if _, err := tx.NewDelete().Model(x).WherePK().Exec(ctx); err != nil {
 			return err
 		}
+		tx.actor = auth.Actor(ctx, "")
 		exempted, reopened, err := tx.applyExemptions(ctx, x, findingv1.Cause_CAUSE_USER)
 		if err != nil {
 			return err
