@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
+	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 )
@@ -162,6 +163,17 @@ func (s *Service) BatchUpdateFindings(ctx context.Context, req *findingv1.BatchU
 			}
 		}
 		err = tx.edit(ctx, ids, func(rows map[string]*finding, owners map[string]string) (changed []*finding, err error) {
+			var was, is []*findingv1.Finding
+			for _, id := range ids {
+				if f := rows[id]; f != nil && auth.From(ctx).Sees(f.Account) && len(was) < auditedFindings {
+					p, err := f.proto()
+					if err != nil {
+						return nil, err
+					}
+					was = append(was, p)
+				}
+			}
+			app.Before(ctx, forAudit(was))
 			for _, ref := range req.GetFindings() {
 				f, result := rows[ref.GetId()], &findingv1.FindingResult{Id: ref.GetId()}
 				if f != nil && !auth.From(ctx).Sees(f.Account) {
@@ -183,7 +195,9 @@ func (s *Service) BatchUpdateFindings(ctx context.Context, req *findingv1.BatchU
 					return nil, err
 				}
 				result.Finding.Evidence = nil
+				is = append(is, result.Finding)
 			}
+			app.After(ctx, forAudit(is))
 			return changed, nil
 		})
 		if err != nil {
@@ -195,6 +209,18 @@ func (s *Service) BatchUpdateFindings(ctx context.Context, req *findingv1.BatchU
 		return nil, err
 	}
 	return resp, nil
+}
+
+// auditedFindings is how many findings of a batch the audit log shows.
+const auditedFindings = 50
+
+// forAudit is what people can change of findings.
+func forAudit(findings []*findingv1.Finding) *findingv1.ListFindingsResponse {
+	out := &findingv1.ListFindingsResponse{}
+	for _, f := range findings[:min(len(findings), auditedFindings)] {
+		out.Findings = append(out.Findings, &findingv1.Finding{Id: f.GetId(), State: f.GetState(), Owner: f.GetOwner(), Assignee: f.GetAssignee(), Acknowledgement: f.GetAcknowledgement(), Etag: f.GetEtag()})
+	}
+	return out
 }
 
 // checkBatch refuses what is wrong for all of the findings.
@@ -348,21 +374,7 @@ func (tx *transaction) answer(ctx context.Context, id string, resp proto.Message
 // owners of accounts and clears away, until ctx ends. All replicas do; of each
 // finding it is one.
 func (s *Service) tendFindings(ctx context.Context) {
-	poll := time.NewTimer(0)
-	defer poll.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-poll.C:
-		}
-		for _, do := range []func(context.Context) error{s.endAcknowledgements, s.followAccountOwners, s.clearAway} {
-			if err := do(ctx); err != nil && ctx.Err() == nil {
-				s.log.WarnContext(ctx, "cannot tend findings; trying again", "error", err)
-			}
-		}
-		poll.Reset(tendPoll)
-	}
+	s.every(ctx, tendPoll, "tend findings", s.endAcknowledgements, s.followAccountOwners, s.clearAway)
 }
 
 // endAcknowledgements ends those whose time has come.

@@ -23,6 +23,7 @@ import (
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
+	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/page"
@@ -311,6 +312,13 @@ func (x *exemption) show(ctx context.Context, db bun.IDB) (*exemptionv1.Exemptio
 	return x.proto(int64(n)), fault(err)
 }
 
+// tellAudit says what an exemption was before a change.
+func (x *exemption) tellAudit(ctx context.Context, db bun.IDB) error {
+	was, err := x.show(ctx, db)
+	app.Before(ctx, was)
+	return err
+}
+
 // set takes over the fields named as in the proto.
 func (x *exemption) set(p *exemptionv1.Exemption, paths []string, now time.Time) error {
 	bad := errs.New(errs.InvalidArgument, "BAD_EXEMPTION", "the exemption cannot be kept")
@@ -538,6 +546,9 @@ func (s *Service) UpdateExemption(ctx context.Context, req *exemptionv1.UpdateEx
 		if x.Expired || !x.ExpireTime.After(tx.now) {
 			return errs.New(errs.FailedPrecondition, "EXEMPTION_EXPIRED", "exemption %s ended on %s; make another", x.ID, x.ExpireTime.Format(time.RFC3339))
 		}
+		if err := x.tellAudit(ctx, tx); err != nil {
+			return err
+		}
 		if err := x.set(asked, paths, tx.now); err != nil {
 			return err
 		}
@@ -576,6 +587,9 @@ func (s *Service) DeleteExemption(ctx context.Context, req *exemptionv1.DeleteEx
 		if err := x.match(req.GetEtag()); err != nil {
 			return err
 		}
+		if err := x.tellAudit(ctx, tx); err != nil {
+			return err
+		}
 		if _, err := tx.NewDelete().Model(x).WherePK().Exec(ctx); err != nil {
 			return err
 		}
@@ -596,19 +610,7 @@ func (s *Service) DeleteExemption(ctx context.Context, req *exemptionv1.DeleteEx
 // endExemptions ends exemptions when their time has come, until ctx ends. All
 // replicas do; of each exemption it is one.
 func (s *Service) endExemptions(ctx context.Context) {
-	poll := time.NewTimer(0)
-	defer poll.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-poll.C:
-		}
-		if err := s.endExemptionsOnce(ctx); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "cannot end exemptions; trying again", "error", err)
-		}
-		poll.Reset(expiryPoll)
-	}
+	s.every(ctx, expiryPoll, "end exemptions", s.endExemptionsOnce)
 }
 
 // endExemptionsOnce ends those whose time has come, each by itself.

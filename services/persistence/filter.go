@@ -29,6 +29,8 @@ type field struct {
 	// below, all others, as indexes have it.
 	above, below string
 	values       map[string]int64 // of an enum or a rank
+	// Of an enum: what follows from its being a value, as an index knows it.
+	implied map[int64]string
 }
 
 type fieldKind int
@@ -279,8 +281,8 @@ func (fs fields) names() []string {
 }
 
 func (fs fields) example() string {
-	if _, ok := fs["state"]; ok {
-		return `state = "` + fs["state"].valueNames()[0] + `"`
+	if values := fs["state"].valueNames(); len(values) > 0 {
+		return `state = "` + values[0] + `"`
 	}
 	return fs.names()[0] + " = …"
 }
@@ -314,8 +316,35 @@ func (p *predicate) hint(q *bun.SelectQuery) *bun.SelectQuery {
 	case p.op == filtering.FunctionEquals && p.field.kind == kindMap:
 		entry, _ := json.Marshal(map[string]any{p.field.key: p.value}) // texts
 		q = q.Where(p.field.column+" @> ?::jsonb", string(entry))
+	case p.op == filtering.FunctionEquals && p.field.kind == kindEnum:
+		if implied := p.field.implied[p.value.(int64)]; implied != "" {
+			q = q.Where(implied)
+		}
 	}
 	return q
+}
+
+// never says that no row that matches has the value in an enum, as far as that is
+// easily seen.
+func (p *predicate) never(field string, value int64) bool {
+	if p == nil {
+		return false
+	}
+	never := func(o *predicate) bool { return o.never(field, value) }
+	switch p.op {
+	case filtering.FunctionAnd:
+		return slices.ContainsFunc(p.operands, never)
+	case filtering.FunctionOr:
+		return !slices.ContainsFunc(p.operands, func(o *predicate) bool { return !never(o) })
+	case filtering.FunctionNot:
+		o := p.operands[0]
+		return o.op == filtering.FunctionEquals && o.name == field && o.value == value
+	case filtering.FunctionEquals:
+		return p.name == field && p.value != value
+	case filtering.FunctionNotEquals:
+		return p.name == field && p.value == value
+	}
+	return false
 }
 
 // sql is the predicate with a placeholder for each value.

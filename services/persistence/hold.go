@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -160,14 +161,9 @@ func (tx *transaction) dropHeld(ctx context.Context, rows []*heldRow) error {
 }
 
 func sortedKeys[V any](m map[accountKey]V) []accountKey {
-	keys := make([]accountKey, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, func(a, b accountKey) int {
+	return slices.SortedFunc(maps.Keys(m), func(a, b accountKey) int {
 		return cmp.Or(cmp.Compare(a.RunID, b.RunID), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Account, b.Account))
 	})
-	return keys
 }
 
 // seenWhole returns which resource types an earlier scan has listed completely,

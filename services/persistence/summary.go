@@ -75,6 +75,9 @@ func (s *Service) SummarizeFindings(ctx context.Context, req *findingv1.Summariz
 		if where.names("last_seen") || where.names("last_run_id") {
 			source = source.Join("JOIN checks AS c ON c.id = f.id")
 		}
+		if where.names("orphan_time") {
+			source = source.Join("LEFT JOIN orphans AS o ON o.finding_id = f.id")
+		}
 		source = where.apply(source)
 	}
 	source = only(ctx, "f.account", source)

@@ -99,18 +99,7 @@ const partitionsAhead = 2
 
 // keepPartitions adds the system log's months until ctx ends.
 func (s *Service) keepPartitions(ctx context.Context) {
-	tick := time.NewTicker(6 * time.Hour)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			if err := s.addPartitions(ctx); err != nil && ctx.Err() == nil {
-				s.log.WarnContext(ctx, "cannot add a month to the system log; entries go to its default partition", "error", err)
-			}
-		}
-	}
+	s.every(ctx, 6*time.Hour, "add a month to the system log, whose entries go to its default partition", s.addPartitions)
 }
 
 // addPartitions adds the present month and those ahead of it.

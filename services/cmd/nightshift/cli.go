@@ -136,7 +136,7 @@ opened to resolved, and says what it costs.
 
 	root.AddCommand(c.upCommand(), c.scanCommand(),
 		c.findingsCommand(), c.exemptionsCommand(), c.reportCommand(), c.runsCommand(), c.jobsCommand(), c.rulesCommand(), c.accountsCommand(), c.logsCommand(), c.deadLettersCommand(),
-		c.healthCommand(), c.doctorCommand(), c.inventoryCommand(), c.cleanupCommand(),
+		c.healthCommand(), c.doctorCommand(), c.inventoryCommand(), c.cleanupCommand(), c.auditCommand(),
 		c.tokensCommand(), c.whoamiCommand(), c.deployCommand(),
 		c.pricesCommand(), c.versionCommand())
 	for _, g := range []struct {
@@ -145,7 +145,7 @@ opened to resolved, and says what it costs.
 	}{
 		{"look", "Look:", []string{"up", "scan", "doctor"}},
 		{"ask", "Ask the running services:", []string{"findings", "exemptions", "report", "runs", "jobs", "rules", "accounts", "logs", "deadletters", "health", "inventory", "cleanup"}},
-		{"allow", "Decide who may what:", []string{"whoami", "tokens", "deploy"}},
+		{"allow", "Decide who may what:", []string{"whoami", "tokens", "audit", "deploy"}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, cmd := range root.Commands() {
