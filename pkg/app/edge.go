@@ -53,7 +53,9 @@ func (e edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, ne
 		if err := Validate(req); err != nil {
 			return err
 		}
-		resp, err = next(ctx, req)
+		if resp, err = next(ctx, req); err == nil {
+			answered(ctx, resp)
+		}
 		return err
 	})
 	return resp, err

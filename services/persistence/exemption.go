@@ -24,6 +24,7 @@ import (
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
 	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/filter"
 	"nightshift.dev/pkg/page"
@@ -380,10 +381,17 @@ func (s *Service) CreateExemption(ctx context.Context, req *exemptionv1.CreateEx
 	if err := x.parse(); err != nil {
 		return nil, err
 	}
+	who := auth.From(ctx)
+	if !x.within(who) {
+		return nil, errs.New(errs.PermissionDenied, "ACCOUNT_OUT_OF_SCOPE", "the exemption is not for accounts of the caller alone, who may see only %s; its filter needs one, such as account = %q",
+			strings.Join(who.Accounts, ", "), who.Accounts[0])
+	}
+	asked := proto.CloneOf(req.GetExemption())
+	asked.By = auth.Actor(ctx, asked.GetBy())
 	resp := &exemptionv1.CreateExemptionResponse{}
 	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
 		x.CreateTime = micros(tx.now)
-		if err := x.set(req.GetExemption(), exemptionPaths, tx.now); err != nil {
+		if err := x.set(asked, exemptionPaths, tx.now); err != nil {
 			return err
 		}
 		if err := tx.lockExemptions(ctx); err != nil {
@@ -392,7 +400,7 @@ func (s *Service) CreateExemption(ctx context.Context, req *exemptionv1.CreateEx
 		if _, err := tx.NewInsert().Model(x).Exec(ctx); err != nil {
 			return err
 		}
-		tx.actor = x.By
+		tx.actor = auth.Actor(ctx, x.By)
 		exempted, reopened, err := tx.applyExemptions(ctx, x, findingv1.Cause_CAUSE_USER)
 		if err != nil {
 			return err
@@ -423,7 +431,13 @@ func readExemption(ctx context.Context, q *bun.SelectQuery, id string) (*exempti
 	if err != nil {
 		return nil, fault(err)
 	}
-	return x, x.parse()
+	if err := x.parse(); err != nil {
+		return nil, err
+	}
+	if !x.within(auth.From(ctx)) {
+		return nil, errs.New(errs.NotFound, "EXEMPTION_NOT_FOUND", "there is no exemption %s", id)
+	}
+	return x, nil
 }
 
 // GetExemption implements ExemptionService.
@@ -484,8 +498,16 @@ func (s *Service) ListExemptions(ctx context.Context, req *exemptionv1.ListExemp
 	for _, c := range counts {
 		findings[c.ExemptionID] = c.Count
 	}
-	resp := &exemptionv1.ListExemptionsResponse{NextPageToken: next}
+	resp, who := &exemptionv1.ListExemptionsResponse{NextPageToken: next}, auth.From(ctx)
 	for _, x := range rows {
+		if len(who.Accounts) > 0 { // a page may have fewer, as that of findings
+			if err := x.parse(); err != nil {
+				return nil, err
+			}
+			if !x.within(who) {
+				continue
+			}
+		}
 		resp.Exemptions = append(resp.Exemptions, x.proto(findings[x.ID]))
 	}
 	return resp, nil
@@ -508,6 +530,8 @@ func (s *Service) UpdateExemption(ctx context.Context, req *exemptionv1.UpdateEx
 	if len(paths) == 0 {
 		paths = exemptionPaths
 	}
+	asked := proto.CloneOf(req.GetExemption())
+	asked.By = auth.Actor(ctx, asked.GetBy())
 	resp := &exemptionv1.UpdateExemptionResponse{}
 	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
 		if err := tx.lockExemptions(ctx); err != nil {
@@ -526,14 +550,14 @@ func (s *Service) UpdateExemption(ctx context.Context, req *exemptionv1.UpdateEx
 		if err := x.tellAudit(ctx, tx); err != nil {
 			return err
 		}
-		if err := x.set(req.GetExemption(), paths, tx.now); err != nil {
+		if err := x.set(asked, paths, tx.now); err != nil {
 			return err
 		}
 		x.Revision++
 		if _, err := tx.NewUpdate().Model(x).WherePK().Exec(ctx); err != nil {
 			return err
 		}
-		tx.actor = x.By
+		tx.actor = auth.Actor(ctx, x.By)
 		exempted, reopened, err := tx.applyExemptions(ctx, x, findingv1.Cause_CAUSE_USER)
 		if err != nil {
 			return err
@@ -570,6 +594,7 @@ func (s *Service) DeleteExemption(ctx context.Context, req *exemptionv1.DeleteEx
 		if _, err := tx.NewDelete().Model(x).WherePK().Exec(ctx); err != nil {
 			return err
 		}
+		tx.actor = auth.Actor(ctx, "")
 		exempted, reopened, err := tx.applyExemptions(ctx, x, findingv1.Cause_CAUSE_USER)
 		if err != nil {
 			return err

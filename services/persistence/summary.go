@@ -80,6 +80,7 @@ func (s *Service) SummarizeFindings(ctx context.Context, req *findingv1.Summariz
 		}
 		source = where.apply(source)
 	}
+	source = only(ctx, "f.account", source)
 	size := facetSize
 	if req.GetFacetSize() > 0 {
 		size = page.Size(req.GetFacetSize())
@@ -294,7 +295,7 @@ func (s *Service) ListFindingDays(ctx context.Context, req *findingv1.ListFindin
 		Place int
 		dayCounts
 	}
-	if err := where.apply(q).Scan(ctx, &rows); err != nil {
+	if err := where.apply(only(ctx, "f.account", q)).Scan(ctx, &rows); err != nil {
 		return nil, fault(err)
 	}
 	byPlace := map[int]dayCounts{}
