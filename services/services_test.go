@@ -29,7 +29,7 @@ var layers = []struct {
 }{
 	{packages: []string{"gen/..."}, peers: true},
 	{packages: []string{"pkg/rule", "pkg/errs", "pkg/access", "pkg/simaws"}},
-	{packages: []string{"pkg/config", "pkg/page", "pkg/price", "pkg/aws", "pkg/report"}},
+	{packages: []string{"pkg/audit", "pkg/auth", "pkg/config", "pkg/page", "pkg/price", "pkg/aws", "pkg/report"}},
 	{packages: []string{"pkg/bus", "pkg/inventory", "pkg/devstack/..."}},
 	{packages: []string{"pkg/app"}},
 	{packages: []string{"pkg/job/..."}},

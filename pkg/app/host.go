@@ -60,6 +60,7 @@ type unit struct {
 	server   *grpc.Server
 	health   *health.Server
 	bus      *bus.Bus
+	audit    *auditor
 	service  Service
 }
 
@@ -90,6 +91,7 @@ func Start(ctx context.Context, opts Options) (_ *Host, err error) {
 	for _, def := range opts.Definitions {
 		u := &unit{def: def, log: opts.Log.With("service", def.Name), memory: bufconn.Listen(1 << 20)}
 		h.units = append(h.units, u)
+		u.audit = newAuditor(def.Name, u.log, opts.Now)
 		u.server = newServer(u.log)
 		if u.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", opts.Listen(def.Name)); err != nil {
 			return nil, fmt.Errorf("%s cannot listen: %w", def.Name, err)
@@ -101,6 +103,7 @@ func Start(ctx context.Context, opts Options) (_ *Host, err error) {
 		if u.bus, err = bus.Connect(ctx, cfg); err != nil {
 			return nil, fmt.Errorf("%s: %w", u.def.Name, err)
 		}
+		u.audit.bus = u.bus
 		u.service, err = u.def.New(ctx, &Env{
 			Name: u.def.Name, Log: u.log, Bus: u.bus, Dial: h.Dial, Lookup: opts.Lookup, Now: opts.Now,
 		})
@@ -185,6 +188,7 @@ func (b badTarget) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.
 func (h *Host) Run(ctx context.Context) error {
 	serve, serveCtx := errgroup.WithContext(context.WithoutCancel(ctx))
 	for _, u := range h.units {
+		u.audit.start()
 		serve.Go(func() error { return u.server.Serve(u.listener) })
 		serve.Go(func() error { return u.server.Serve(u.memory) })
 	}
@@ -246,9 +250,6 @@ func (h *Host) Run(ctx context.Context) error {
 }
 
 func (u *unit) stop(ctx context.Context) {
-	if err := u.bus.Close(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		u.log.Warn("the bus did not close cleanly", "error", err)
-	}
 	done := make(chan struct{})
 	go func() { u.server.GracefulStop(); close(done) }()
 	select {
@@ -256,6 +257,13 @@ func (u *unit) stop(ctx context.Context) {
 	case <-ctx.Done():
 		u.server.Stop()
 		<-done
+	}
+	// How the last calls ended is still to be said.
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	u.audit.close(last)
+	if err := u.bus.Close(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		u.log.Warn("the bus did not close cleanly", "error", err)
 	}
 	u.close()
 }

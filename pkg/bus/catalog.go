@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
@@ -72,6 +73,9 @@ var scanners = []string{"waste", "security"}
 
 // workers are the services that handle jobs.
 var workers = append([]string{"cleanup", "health"}, scanners...)
+
+// everyone is every service: each keeps an audit log of its calls.
+var everyone = []string{"persistence", "waste", "security", "health", "cleanup", "scheduler", "notification"}
 
 // event declares one kind of message.
 func event[T proto.Message](publishers, consumers, tokens []string, route func(T) []string, id func(T) string, exampleText string, example ...string) *Event {
@@ -166,6 +170,13 @@ var catalog = []*Event{
 			return join(m.GetHold().GetRunId(), m.GetHold().GetService(), m.GetHold().GetAccount())
 		},
 		"every run of the waste service that was stopped because it would change too much", "waste"),
+
+	event(everyone, []string{"persistence"}, []string{"service"},
+		func(m *auditv1.AuditRecorded) []string { return []string{m.GetRecord().GetService()} },
+		func(m *auditv1.AuditRecorded) string {
+			return join(m.GetRecord().GetCallId(), word(m.GetRecord().GetPhase()))
+		},
+		"what people and programs change through the scheduler, and what it denies", "scheduler"),
 }
 
 // orphaned is the subject and the identity of events about the mark of a finding.

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
+	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/errs"
 )
 
@@ -160,6 +161,17 @@ func (s *Service) BatchUpdateFindings(ctx context.Context, req *findingv1.BatchU
 			}
 		}
 		err = tx.edit(ctx, ids, func(rows map[string]*finding, owners map[string]string) (changed []*finding, err error) {
+			var was, is []*findingv1.Finding
+			for _, id := range ids {
+				if f := rows[id]; f != nil && len(was) < auditedFindings {
+					p, err := f.proto()
+					if err != nil {
+						return nil, err
+					}
+					was = append(was, p)
+				}
+			}
+			app.Before(ctx, forAudit(was))
 			for _, ref := range req.GetFindings() {
 				f, result := rows[ref.GetId()], &findingv1.FindingResult{Id: ref.GetId()}
 				resp.Results = append(resp.Results, result)
@@ -178,7 +190,9 @@ func (s *Service) BatchUpdateFindings(ctx context.Context, req *findingv1.BatchU
 					return nil, err
 				}
 				result.Finding.Evidence = nil
+				is = append(is, result.Finding)
 			}
+			app.After(ctx, forAudit(is))
 			return changed, nil
 		})
 		if err != nil {
@@ -190,6 +204,18 @@ func (s *Service) BatchUpdateFindings(ctx context.Context, req *findingv1.BatchU
 		return nil, err
 	}
 	return resp, nil
+}
+
+// auditedFindings is how many findings of a batch the audit log shows.
+const auditedFindings = 50
+
+// forAudit is what people can change of findings.
+func forAudit(findings []*findingv1.Finding) *findingv1.ListFindingsResponse {
+	out := &findingv1.ListFindingsResponse{}
+	for _, f := range findings[:min(len(findings), auditedFindings)] {
+		out.Findings = append(out.Findings, &findingv1.Finding{Id: f.GetId(), State: f.GetState(), Owner: f.GetOwner(), Assignee: f.GetAssignee(), Acknowledgement: f.GetAcknowledgement(), Etag: f.GetEtag()})
+	}
+	return out
 }
 
 // checkBatch refuses what is wrong for all of the findings.

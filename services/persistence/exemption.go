@@ -23,6 +23,7 @@ import (
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
+	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/page"
 )
@@ -310,6 +311,13 @@ func (x *exemption) show(ctx context.Context, db bun.IDB) (*exemptionv1.Exemptio
 	return x.proto(int64(n)), fault(err)
 }
 
+// tellAudit says what an exemption was before a change.
+func (x *exemption) tellAudit(ctx context.Context, db bun.IDB) error {
+	was, err := x.show(ctx, db)
+	app.Before(ctx, was)
+	return err
+}
+
 // set takes over the fields named as in the proto.
 func (x *exemption) set(p *exemptionv1.Exemption, paths []string, now time.Time) error {
 	bad := errs.New(errs.InvalidArgument, "BAD_EXEMPTION", "the exemption cannot be kept")
@@ -514,6 +522,9 @@ func (s *Service) UpdateExemption(ctx context.Context, req *exemptionv1.UpdateEx
 		if x.Expired || !x.ExpireTime.After(tx.now) {
 			return errs.New(errs.FailedPrecondition, "EXEMPTION_EXPIRED", "exemption %s ended on %s; make another", x.ID, x.ExpireTime.Format(time.RFC3339))
 		}
+		if err := x.tellAudit(ctx, tx); err != nil {
+			return err
+		}
 		if err := x.set(req.GetExemption(), paths, tx.now); err != nil {
 			return err
 		}
@@ -550,6 +561,9 @@ func (s *Service) DeleteExemption(ctx context.Context, req *exemptionv1.DeleteEx
 			return err
 		}
 		if err := x.match(req.GetEtag()); err != nil {
+			return err
+		}
+		if err := x.tellAudit(ctx, tx); err != nil {
 			return err
 		}
 		if _, err := tx.NewDelete().Model(x).WherePK().Exec(ctx); err != nil {

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 
 	accountv1 "nightshift.dev/gen/nightshift/account/v1"
+	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
 	exemptionv1 "nightshift.dev/gen/nightshift/exemption/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	healthv1 "nightshift.dev/gen/nightshift/health/v1"
@@ -66,6 +67,7 @@ var Definition = app.Definition{
 type Service struct {
 	accountv1.UnimplementedAccountServiceServer
 	accountv1.UnimplementedOnboardingServiceServer
+	auditv1.UnimplementedAuditServiceServer
 	exemptionv1.UnimplementedExemptionServiceServer
 	findingv1.UnimplementedFindingServiceServer
 	healthv1.UnimplementedHealthStateServiceServer
@@ -102,6 +104,7 @@ func New(cfg Config, log *slog.Logger, b *bus.Bus, now func() time.Time) (*Servi
 	}
 	bus.OnBatch(b, ingestMessages, s.onFindingsObserved, bus.Concurrency(2))
 	bus.On(b, s.onScopeFinished)
+	bus.OnBatch(b, auditMessages, s.onAuditRecorded, bus.MaxAttempts(bus.Unlimited))
 	return s, nil
 }
 
@@ -125,6 +128,7 @@ func open(cfg Config, log *slog.Logger, p publisher, now func() time.Time) (*Ser
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	accountv1.RegisterAccountServiceServer(r, s)
 	accountv1.RegisterOnboardingServiceServer(r, s)
+	auditv1.RegisterAuditServiceServer(r, s)
 	exemptionv1.RegisterExemptionServiceServer(r, s)
 	findingv1.RegisterFindingServiceServer(r, s)
 	healthv1.RegisterHealthStateServiceServer(r, s)

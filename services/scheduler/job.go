@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
+	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/bus"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/page"
@@ -227,6 +228,7 @@ func (s *Service) change(ctx context.Context, name, etag string, edit func(*jobv
 		if err := checkEtag(name, etag, e.Revision); err != nil {
 			return nil, err
 		}
+		app.Before(ctx, s.present(e.Value, e.Revision))
 		job := proto.CloneOf(e.Value)
 		if err := edit(job); err != nil {
 			return nil, err
@@ -277,6 +279,7 @@ func (s *Service) DeleteJob(ctx context.Context, req *jobv1.DeleteJobRequest) (*
 		if err := checkEtag(req.GetName(), req.GetEtag(), e.Revision); err != nil {
 			return nil, err
 		}
+		app.Before(ctx, s.present(e.Value, e.Revision))
 		err = s.jobs.Delete(ctx, req.GetName(), e.Revision)
 		if errors.Is(err, bus.ErrConflict) {
 			continue

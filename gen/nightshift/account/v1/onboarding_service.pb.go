@@ -862,11 +862,11 @@ const file_nightshift_account_v1_onboarding_service_proto_rawDesc = "" +
 	"\x06filter\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xa0\x1fR\x06filter\"\x86\x01\n" +
 	"\x17ListOnboardingsResponse\x12C\n" +
 	"\vonboardings\x18\x01 \x03(\v2!.nightshift.account.v1.OnboardingR\vonboardings\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe5\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe8\x02\n" +
 	"\x15ImportAccountsRequest\x12L\n" +
 	"\baccounts\x18\x01 \x03(\v2\x1e.nightshift.account.v1.AccountB\x10\xbaH\r\x92\x01\n" +
-	"\b\x01\x10\xe8\a\"\x03\xd8\x01\x03R\baccounts\x12H\n" +
-	"\vexternal_id\x18\x02 \x01(\tB'\xbaH$r\"\x18\xc8\t2\x1d^(|[A-Za-z0-9+=,.@:/_-]{2,})$R\n" +
+	"\b\x01\x10\xe8\a\"\x03\xd8\x01\x03R\baccounts\x12K\n" +
+	"\vexternal_id\x18\x02 \x01(\tB*\xbaH$r\"\x18\xc8\t2\x1d^(|[A-Za-z0-9+=,.@:/_-]{2,})$\x80\x01\x01R\n" +
 	"externalId\x12\x8e\x01\n" +
 	"\x11trusted_principal\x18\x03 \x01(\tBa\xbaH^r\\2Z^(|[0-9]{12}|arn:aws[a-z-]*:iam::[0-9]{12}:(root|(role|user)/[A-Za-z0-9+=,.@_/-]{1,512}))$R\x10trustedPrincipal\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\xc1\x01\n" +
@@ -876,10 +876,10 @@ const file_nightshift_account_v1_onboarding_service_proto_rawDesc = "" +
 	"\x05error\x18\x03 \x01(\tR\x05error\x12A\n" +
 	"\n" +
 	"onboarding\x18\x04 \x01(\v2!.nightshift.account.v1.OnboardingR\n" +
-	"onboarding\"x\n" +
+	"onboarding\"}\n" +
 	"\x16ImportAccountsResponse\x12=\n" +
-	"\aresults\x18\x01 \x03(\v2#.nightshift.account.v1.ImportResultR\aresults\x12\x1f\n" +
-	"\vexternal_id\x18\x02 \x01(\tR\n" +
+	"\aresults\x18\x01 \x03(\v2#.nightshift.account.v1.ImportResultR\aresults\x12$\n" +
+	"\vexternal_id\x18\x02 \x01(\tB\x03\x80\x01\x01R\n" +
 	"externalId\"H\n" +
 	"\x18StartVerificationRequest\x12,\n" +
 	"\aaccount\x18\x01 \x01(\tB\x12\xbaH\x0fr\r2\v^[0-9]{12}$R\aaccount\"o\n" +

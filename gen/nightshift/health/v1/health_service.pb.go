@@ -1156,7 +1156,7 @@ const file_nightshift_health_v1_health_service_proto_rawDesc = "" +
 	"\x0foldest_log_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\roldestLogTime\"\x19\n" +
 	"\x17ListAccountScansRequest\"Y\n" +
 	"\x18ListAccountScansResponse\x12=\n" +
-	"\baccounts\x18\x01 \x03(\v2!.nightshift.health.v1.AccountScanR\baccounts\"\xab\x03\n" +
+	"\baccounts\x18\x01 \x03(\v2!.nightshift.health.v1.AccountScanR\baccounts\"\xb0\x03\n" +
 	"\vAccountScan\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x127\n" +
@@ -1168,8 +1168,8 @@ const file_nightshift_health_v1_health_service_proto_rawDesc = "" +
 	"\x06scopes\x18\b \x01(\x05R\x06scopes\x12\x14\n" +
 	"\x05error\x18\t \x01(\tR\x05error\x12\x19\n" +
 	"\brole_arn\x18\n" +
-	" \x01(\tR\aroleArn\x12\x1f\n" +
-	"\vexternal_id\x18\v \x01(\tR\n" +
+	" \x01(\tR\aroleArn\x12$\n" +
+	"\vexternal_id\x18\v \x01(\tB\x03\x80\x01\x01R\n" +
 	"externalId\x12\x1c\n" +
 	"\tpartition\x18\f \x01(\tR\tpartition2\xf8\x02\n" +
 	"\rHealthService\x12k\n" +

@@ -1461,11 +1461,11 @@ const file_nightshift_run_v1_run_service_proto_rawDesc = "" +
 	"\x0ePlanRunRequest\x12!\n" +
 	"\x06run_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x05runId\x127\n" +
-	"\x06scopes\x18\x02 \x03(\v2\x1f.nightshift.run.v1.PlannedScopeR\x06scopes\"\xd9\x01\n" +
+	"\x06scopes\x18\x02 \x03(\v2\x1f.nightshift.run.v1.PlannedScopeR\x06scopes\"\xde\x01\n" +
 	"\fPlannedScope\x127\n" +
 	"\x05scope\x18\x01 \x01(\v2\x19.nightshift.scan.v1.ScopeB\x06\xbaH\x03\xc8\x01\x01R\x05scope\x12\x19\n" +
-	"\brole_arn\x18\x02 \x01(\tR\aroleArn\x12\x1f\n" +
-	"\vexternal_id\x18\x03 \x01(\tR\n" +
+	"\brole_arn\x18\x02 \x01(\tR\aroleArn\x12$\n" +
+	"\vexternal_id\x18\x03 \x01(\tB\x03\x80\x01\x01R\n" +
 	"externalId\x12\x1c\n" +
 	"\tpartition\x18\x04 \x01(\tR\tpartition\x126\n" +
 	"\afailure\x18\x05 \x01(\v2\x1c.nightshift.scan.v1.CoverageR\afailure\";\n" +

@@ -1,0 +1,64 @@
+// Package auth says who calls, and what they may: the principal of a call, as
+// far as handlers need it, and the rights that the protos state.
+//
+// It exists so that a handler asks one question, "may this caller see this
+// account", and knows nothing of tokens and certificates. It must import
+// nothing of ours but gen and errs.
+package auth
+
+import (
+	"context"
+	"slices"
+
+	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
+	authv1 "nightshift.dev/gen/nightshift/auth/v1"
+)
+
+// Principal is who calls.
+type Principal struct {
+	// Kind of caller.
+	Kind auditv1.PrincipalKind
+	// Name of the service, of the token, or what the identity provider says.
+	Name string
+	// ID of the token, or the subject at the identity provider.
+	ID string
+	// Role of people and programs.
+	Role authv1.Role
+	// Accounts it is limited to. Empty: all.
+	Accounts []string
+}
+
+// Proto is the principal as the audit log has it.
+func (p Principal) Proto() *auditv1.Principal {
+	return &auditv1.Principal{Kind: p.Kind, Name: p.Name, Id: p.ID, Role: p.Role, Accounts: p.Accounts}
+}
+
+// Sees tells whether the caller may see an account.
+func (p Principal) Sees(account string) bool {
+	return len(p.Accounts) == 0 || slices.Contains(p.Accounts, account)
+}
+
+type key struct{}
+
+// With returns a context of a call by p.
+func With(ctx context.Context, p Principal) context.Context { return context.WithValue(ctx, key{}, p) }
+
+// From is who calls. Outside of calls, as in tests of a handler, it is nobody
+// known, who sees all accounts.
+func From(ctx context.Context) Principal {
+	if p, ok := ctx.Value(key{}).(Principal); ok {
+		return p
+	}
+	return Principal{Kind: auditv1.PrincipalKind_PRINCIPAL_KIND_ANONYMOUS}
+}
+
+// Actor is who a change is said to be made by: the caller, or, when nobody is
+// known, who the request says. So nobody who is known acts in another's name.
+func Actor(ctx context.Context, said string) string {
+	switch p := From(ctx); p.Kind {
+	case auditv1.PrincipalKind_PRINCIPAL_KIND_TOKEN, auditv1.PrincipalKind_PRINCIPAL_KIND_OIDC:
+		return p.Name
+	default:
+		return said
+	}
+}
