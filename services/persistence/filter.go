@@ -25,7 +25,7 @@ type field struct {
 	column string
 	kind   fieldKind
 	key    string // of a map
-	// Of a number that can be unknown: the same with what is unknown above, or
+	// Of a number, or a time, that can be unknown: the same with what is unknown above, or
 	// below, all others, as indexes have it.
 	above, below string
 	values       map[string]int64 // of an enum or a rank
@@ -316,6 +316,8 @@ func (p *predicate) hint(q *bun.SelectQuery) *bun.SelectQuery {
 	case p.op == filtering.FunctionEquals && p.field.kind == kindMap:
 		entry, _ := json.Marshal(map[string]any{p.field.key: p.value}) // texts
 		q = q.Where(p.field.column+" @> ?::jsonb", string(entry))
+	case p.field.kind == kindTime && p.field.below != "" && p.value != nil && p.op != filtering.FunctionNotEquals:
+		q = q.Where(p.field.below+" "+p.op+" ?::timestamptz", p.value)
 	case p.op == filtering.FunctionEquals && p.field.kind == kindEnum:
 		if implied := p.field.implied[p.value.(int64)]; implied != "" {
 			q = q.Where(implied)
