@@ -17,7 +17,7 @@ type fields map[string]field
 type field struct {
 	column string
 	kind   filter.Kind
-	// Of a number that can be unknown: the same with what is unknown above, or
+	// Of a number, or a time, that can be unknown: the same with what is unknown above, or
 	// below, all others, as indexes have it.
 	above, below string
 	values       map[string]int64 // of an enum or a rank
@@ -91,6 +91,8 @@ func (p *predicate) hint(q *bun.SelectQuery) *bun.SelectQuery {
 	case p.Op == filtering.FunctionEquals && p.Kind == kindMap:
 		entry, _ := json.Marshal(map[string]any{p.Key: p.Value}) // texts
 		q = q.Where(p.fields[p.Base].column+" @> ?::jsonb", string(entry))
+	case p.Kind == kindTime && p.fields[p.Base].below != "" && p.Value != nil && p.Op != filtering.FunctionNotEquals:
+		q = q.Where(p.fields[p.Base].below+" "+p.Op+" ?::timestamptz", p.Value)
 	case p.Op == filtering.FunctionEquals && p.Kind == kindEnum:
 		if implied := p.fields[p.Base].implied[p.Value.(int64)]; implied != "" {
 			q = q.Where(implied)
