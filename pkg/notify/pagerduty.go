@@ -53,7 +53,7 @@ func (a *attempt) pagerDutyEvents(c *content) []object {
 	}
 	var items, links []object
 	for _, it := range c.Items {
-		o := object{"title": it.Title, "text": strings.Join(it.Lines, "\n")}
+		o := object{"title": it.Title, "text": plain.Clip(strings.Join(it.Lines, "\n"), 1000)}
 		if it.Severity != "" {
 			o["severity"] = it.Severity
 		}
