@@ -516,6 +516,21 @@ func nonEmpty(texts ...string) []string {
 	return slices.DeleteFunc(texts, func(s string) bool { return s == "" })
 }
 
+// within is the content with as many items as n characters hold.
+func (c *content) within(n int) *content {
+	fewer := *c
+	for i, it := range c.Items {
+		for _, t := range append([]string{it.Title, it.Command, it.Link}, it.Lines...) {
+			n -= utf8.RuneCountInString(t)
+		}
+		if n < 0 {
+			fewer.Items, fewer.More = c.Items[:i], c.More+int64(len(c.Items)-i)
+			break
+		}
+	}
+	return &fewer
+}
+
 // more says how many events are not listed; "" when all are.
 func (c *content) more() string {
 	if c.More == 0 {

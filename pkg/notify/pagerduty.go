@@ -29,13 +29,14 @@ func (a *attempt) pagerDuty(ctx context.Context, r *notificationv1.PagerDuty) (s
 	if !strings.HasSuffix(to.Path, "/v2/enqueue") {
 		to = to.JoinPath("v2", "enqueue")
 	}
+	detail := ""
 	for _, e := range a.pagerDutyEvents(a.content()) {
 		e["routing_key"] = key
-		if detail, err := a.post(ctx, to, e, nil); err != nil {
-			return detail, err
+		if detail, err = a.post(ctx, to, e, nil); err != nil {
+			return "", err
 		}
 	}
-	return "HTTP 202 Accepted", nil
+	return detail, nil
 }
 
 func (a *attempt) pagerDutyEvents(c *content) []object {

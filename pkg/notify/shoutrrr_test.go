@@ -80,6 +80,12 @@ func TestShoutrrr(t *testing.T) {
 		t.Errorf("hangs: %+v", err)
 	}
 	hang.CloseClientConnections()
+	for _, host := range []string{"169.254.169.254", "[::ffff:169.254.169.254]", "0.0.0.0"} {
+		secrets["META"] = "generic://" + host + "/latest?disabletls=yes"
+		if f := failure(t, s, envelope(shoutrrrTo("env:NIGHTSHIFT_SECRET_META"), one("x"))); !f.Permanent || !strings.Contains(f.Detail, "not allowed") {
+			t.Errorf("%s: %+v", host, f)
+		}
+	}
 	if f := failure(t, sender(t, Config{}, secrets), envelope(shoutrrrTo("env:NIGHTSHIFT_SECRET_GOOD"), one("x"))); !f.Permanent || !f.Receiver {
 		t.Errorf("a private address: %+v", f)
 	}
