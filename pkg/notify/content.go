@@ -37,7 +37,7 @@ func harmless(m *notificationv1.Message) *notificationv1.Message {
 }
 
 func scrub(m protoreflect.Message) {
-	text := func(s string) string { return plain.Clip(plain.Clean(s), mostText) }
+	text := func(s string) string { return plain.Clean(plain.Clip(s, mostText)) }
 	value := func(fd protoreflect.FieldDescriptor, v protoreflect.Value) (protoreflect.Value, bool) {
 		switch fd.Kind() {
 		case protoreflect.MessageKind, protoreflect.GroupKind:

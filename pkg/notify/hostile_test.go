@@ -246,7 +246,11 @@ func FuzzHostileTexts(f *testing.F) {
 		f.Add(p)
 	}
 	f.Add(strings.Join(poisons, " "))
-	f.Fuzz(func(t *testing.T, s string) { checkHarmless(t, s) })
+	f.Fuzz(func(t *testing.T, s string) {
+		if len(s) < 10_000 { // what is longer is cut before anything else
+			checkHarmless(t, s)
+		}
+	})
 }
 
 // The biggest message there can be keeps to all limits.
