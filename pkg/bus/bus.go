@@ -52,6 +52,9 @@ type Config struct {
 // again.
 var ErrConflict = errors.New("something else was written first")
 
+// errNotYet says that something is missing that somebody else makes.
+var errNotYet = errors.New("it is not there yet")
+
 // Bus is a service's connection to the bus.
 type Bus struct {
 	cfg   Config
@@ -78,6 +81,21 @@ type Bus struct {
 // that is not there yet, for as long as ctx lasts. It fails at once when the
 // server refuses the login, or when a stream that exists cannot be used.
 func Connect(ctx context.Context, cfg Config) (*Bus, error) {
+	b, err := Dial(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.patiently(ctx, "reconciling streams", b.reconcile); err != nil {
+		b.nc.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// Dial connects and leaves the bus as it is: for those who Subscribe, and are
+// no service of ours. It waits for a server that is not there yet, for as long
+// as ctx lasts.
+func Dial(ctx context.Context, cfg Config) (*Bus, error) {
 	b, err := prepare(cfg)
 	if err != nil {
 		return nil, err
@@ -86,10 +104,6 @@ func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 		return nil, fmt.Errorf("bus: metrics: %w", err)
 	}
 	if err := b.patiently(ctx, "connecting to NATS", b.dial); err != nil {
-		return nil, err
-	}
-	if err := b.patiently(ctx, "reconciling streams", b.reconcile); err != nil {
-		b.nc.Close()
 		return nil, err
 	}
 	return b, nil
@@ -189,7 +203,7 @@ func passing(err error) bool {
 	}
 	for _, e := range []error{
 		context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoServers, nats.ErrNoResponders, jetstream.ErrNoStreamResponse,
-		nats.ErrReconnectBufExceeded, nats.ErrDisconnected, nats.ErrConnectionReconnecting, nats.ErrStaleConnection,
+		errNotYet, nats.ErrReconnectBufExceeded, nats.ErrDisconnected, nats.ErrConnectionReconnecting, nats.ErrStaleConnection,
 	} {
 		if errors.Is(err, e) {
 			return true

@@ -68,6 +68,15 @@ func (e *Event) MessageID(m proto.Message) string { return e.Short() + "/" + e.i
 // Events is the catalog, in the order of streams and then of a run's life.
 func Events() []*Event { return slices.Clone(catalog) }
 
+// services are the names of those who publish and act on events.
+func services() (names []string) {
+	for _, e := range catalog {
+		names = append(append(names, e.Publishers...), e.Consumers...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // scanners are the services that handle jobs and scan scopes.
 var scanners = []string{"waste", "security"}
 

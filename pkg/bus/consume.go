@@ -163,6 +163,9 @@ type consumer struct {
 	decode                                  func([]byte) (proto.Message, error)
 	handle                                  func(context.Context, []*delivery) []error
 	durable                                 jetstream.Consumer
+	// A subscription of somebody else: it keeps nothing of its own on the bus but its place in the stream.
+	foreign, keeps bool
+	from           time.Time
 }
 
 // delivery is a message in hand.
@@ -206,6 +209,12 @@ func (b *Bus) Run(ctx context.Context) error {
 			return err
 		}
 	}
+	return b.serve(ctx, hctx, cut, consumers)
+}
+
+// serve has the consumers at work until ctx ends, and their handlers until cut
+// has ended hctx.
+func (b *Bus) serve(ctx, hctx context.Context, cut context.CancelFunc, consumers []*consumer) error {
 	defer context.AfterFunc(ctx, func() {
 		if sleep(hctx, b.cfg.Grace) {
 			cut()
@@ -233,7 +242,7 @@ func (b *Bus) Run(ctx context.Context) error {
 const drainTime = 500 * time.Millisecond
 
 func (c *consumer) config() jetstream.ConsumerConfig {
-	return jetstream.ConsumerConfig{
+	cfg := jetstream.ConsumerConfig{
 		Durable:        c.name,
 		Description:    c.event.Short() + " for " + c.group,
 		FilterSubjects: []string{c.event.Filter(c.filter...), c.replaySubject()},
@@ -245,6 +254,13 @@ func (c *consumer) config() jetstream.ConsumerConfig {
 		// it leaves behind without a word. Its own back-off would shorten AckWait to the first step.
 		MaxDeliver: -1,
 	}
+	if c.foreign {
+		// The server can tell who may read what only from a filter that is by itself.
+		cfg.FilterSubject, cfg.FilterSubjects = cfg.FilterSubjects[0], nil
+		cfg.DeliverPolicy, cfg.OptStartTime = c.start()
+		cfg.InactiveThreshold = forgetAfter
+	}
+	return cfg
 }
 
 // replaySubject brings dead letters back to this consumer and no other.
@@ -273,24 +289,32 @@ func (c *consumer) reconcile(ctx context.Context) error {
 		return fmt.Errorf("looking at consumer %s: %w", c.name, err)
 	}
 	cfg := have.CachedInfo().Config
-	if cfg.DeliverPolicy != want.DeliverPolicy || cfg.AckPolicy != want.AckPolicy {
+	if cfg.DeliverPolicy != want.DeliverPolicy && !c.foreign || cfg.AckPolicy != want.AckPolicy {
 		return errs.New(errs.FailedPrecondition, "CONSUMER_INCOMPATIBLE",
 			"consumer %s of stream %s delivers from %q with acks %q and would have to deliver from %q with acks %q; it is not made anew, because its place in the stream would be lost: remove it by hand and start again",
 			c.name, c.event.Stream, cfg.DeliverPolicy, cfg.AckPolicy, want.DeliverPolicy, want.AckPolicy)
 	}
 	if cfg.Description == want.Description && cfg.AckWait == want.AckWait && cfg.MaxDeliver == want.MaxDeliver &&
-		cfg.MaxAckPending == want.MaxAckPending && slices.Equal(cfg.FilterSubjects, want.FilterSubjects) {
+		cfg.MaxAckPending == want.MaxAckPending && slices.Equal(filters(cfg), filters(want)) {
 		c.durable = have
 		return nil
 	}
 	next := cfg
 	next.Description, next.AckWait, next.MaxDeliver, next.MaxAckPending = want.Description, want.AckWait, want.MaxDeliver, want.MaxAckPending
-	next.FilterSubject, next.FilterSubjects = "", want.FilterSubjects
+	next.FilterSubject, next.FilterSubjects = want.FilterSubject, want.FilterSubjects
 	if c.durable, err = c.b.js.UpdateConsumer(ctx, c.event.Stream, next); err != nil {
 		return fmt.Errorf("updating consumer %s: %w", c.name, err)
 	}
 	c.b.log.Info("consumer updated", "consumer", c.name)
 	return nil
+}
+
+// filters are the subjects a consumer selects.
+func filters(cfg jetstream.ConsumerConfig) []string {
+	if cfg.FilterSubject != "" {
+		return []string{cfg.FilterSubject}
+	}
+	return cfg.FilterSubjects
 }
 
 // work handles messages, one batch at a time, until ctx ends. A message is
@@ -535,6 +559,9 @@ func (c *consumer) laterKey(meta *jetstream.MsgMetadata) string {
 }
 
 func (c *consumer) notCounted(ctx context.Context, meta *jetstream.MsgMetadata) {
+	if c.foreign {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	n := 0
@@ -547,6 +574,9 @@ func (c *consumer) notCounted(ctx context.Context, meta *jetstream.MsgMetadata) 
 }
 
 func (c *consumer) uncounted(ctx context.Context, meta *jetstream.MsgMetadata) int {
+	if c.foreign {
+		return 0
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	e, err := c.b.later.Get(ctx, c.laterKey(meta))
