@@ -118,10 +118,9 @@ func OnBatch[T proto.Message](b *Bus, limit int, handler func(ctx context.Contex
 
 func register[T proto.Message](b *Bus, batch int, handle func(context.Context, []*delivery) []error, opts []Option) {
 	e := eventFor[T]()
-	c := &consumer{
-		b: b, event: e, group: b.cfg.Service, batch: batch, workers: 1, maxPending: 1000, maxAttempts: 4, handle: handle,
-		decode: func(data []byte) (proto.Message, error) { return decode[T](data) },
-	}
+	c := consumerOf(b, e, b.cfg.Service)
+	c.batch, c.handle = batch, handle
+	c.decode = func(data []byte) (proto.Message, error) { return decode[T](data) }
 	for _, o := range opts {
 		o(c)
 	}
@@ -138,6 +137,11 @@ func register[T proto.Message](b *Bus, batch int, handle func(context.Context, [
 		panic(fmt.Sprintf("bus: %s is registered twice", c.name))
 	}
 	b.consumers = append(b.consumers, c)
+}
+
+// consumerOf is the consumer of a group, as it is without options.
+func consumerOf(b *Bus, e *Event, group string) *consumer {
+	return &consumer{b: b, event: e, group: group, name: group + "-" + e.Short(), batch: 1, workers: 1, maxPending: 1000, maxAttempts: 4}
 }
 
 func decode[T proto.Message](data []byte) (T, error) {
@@ -274,6 +278,9 @@ func subjectOfReplay(stream, consumer string) string {
 func (c *consumer) reconcile(ctx context.Context) error {
 	want := c.config()
 	have, err := c.b.js.Consumer(ctx, c.event.Stream, c.name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) && c.b.guest() && !c.foreign {
+		return missing("consumer " + c.name)
+	}
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		c.durable, err = c.b.js.CreateConsumer(ctx, c.event.Stream, want)
 		if err == nil {
@@ -296,6 +303,11 @@ func (c *consumer) reconcile(ctx context.Context) error {
 	}
 	if cfg.Description == want.Description && cfg.AckWait == want.AckWait && cfg.MaxDeliver == want.MaxDeliver &&
 		cfg.MaxAckPending == want.MaxAckPending && slices.Equal(filters(cfg), filters(want)) {
+		c.durable = have
+		return nil
+	}
+	if c.b.guest() && !c.foreign {
+		c.b.log.Warn("consumer is not what this version declares; it is taken as it is until "+keeper+" of this version starts", "consumer", c.name)
 		c.durable = have
 		return nil
 	}
@@ -437,12 +449,22 @@ func (c *consumer) open(ctx context.Context, msg jetstream.Msg) *delivery {
 		c.b.meter.redelivered.Add(ctx, 1, byConsumer(c.name))
 		d.attempt = max(1, d.deliveries()-c.uncounted(ctx, meta))
 	}
-	if t := h.Get(headerType); t != "" && t != string(c.event.Name) {
+	t := h.Get(headerType)
+	if t != "" && t != string(c.event.Name) {
 		c.bury(ctx, d, fmt.Errorf("is a %s, and %s is wanted here", t, c.event.Name))
 		return nil
 	}
 	if d.body, err = c.decode(msg.Data()); err != nil {
 		c.bury(ctx, d, fmt.Errorf("cannot be decoded as %s: %w", c.event.Name, err))
+		return nil
+	}
+	// Whoever may ask the server anything may have the answer sent to any subject: it is no event without its type.
+	if t == "" {
+		c.bury(ctx, d, fmt.Errorf("does not say that it is a %s: the header %s is missing", c.event.Name, headerType))
+		return nil
+	}
+	if err := c.event.honest(d.subject, d.body); err != nil {
+		c.bury(ctx, d, err)
 		return nil
 	}
 	if d.attempt > c.maxAttempts {
@@ -598,12 +620,20 @@ func (c *consumer) uncounted(ctx context.Context, meta *jetstream.MsgMetadata) i
 // consumer exists, in any service: what is published with them is acted on. A
 // consumer of every value does not count, since it only watches.
 func Handled[T proto.Message](ctx context.Context, b *Bus) ([]string, error) {
+	var values []string
 	e := eventFor[T]()
+	err := b.ask(ctx, "$JS.API.", func(ctx context.Context) (err error) {
+		values, err = b.handled(ctx, e)
+		return err
+	})
+	return values, err
+}
+
+func (b *Bus) handled(ctx context.Context, e *Event) (values []string, err error) {
 	s, err := b.js.Stream(ctx, e.Stream)
 	if err != nil {
 		return nil, unavailable("looking at stream "+e.Stream, err)
 	}
-	var values []string
 	list := s.ListConsumers(ctx)
 	for info := range list.Info() {
 		if info.Config.Durable == "" {

@@ -190,7 +190,11 @@ func (l DeadLetters) Delete(ctx context.Context, id uint64) error {
 }
 
 func (l DeadLetters) stream(ctx context.Context) (jetstream.Stream, error) {
-	s, err := l.b.js.Stream(ctx, deadLetterStream)
+	var s jetstream.Stream
+	err := l.b.ask(ctx, "$JS.API.STREAM.", func(ctx context.Context) (err error) {
+		s, err = l.b.js.Stream(ctx, deadLetterStream)
+		return err
+	})
 	if err != nil {
 		return nil, unavailable("looking at stream "+deadLetterStream, err)
 	}

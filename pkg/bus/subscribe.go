@@ -106,7 +106,9 @@ func Forget[T proto.Message](ctx context.Context, b *Bus, name string) error {
 	if slices.Contains(services(), name) {
 		return errs.New(errs.InvalidArgument, "BAD_SUBSCRIPTION", "%q is a service of Nightshift", name)
 	}
-	err := b.js.DeleteConsumer(ctx, e.Stream, name+"-"+e.Short())
+	err := b.ask(ctx, "$JS.API.CONSUMER.", func(ctx context.Context) error {
+		return b.js.DeleteConsumer(ctx, e.Stream, name+"-"+e.Short())
+	})
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return unavailable("forgetting "+name, err)
 	}
