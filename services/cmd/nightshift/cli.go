@@ -133,7 +133,7 @@ opened to resolved, and says what it costs.
 	root.AddCommand(c.upCommand(), c.scanCommand(),
 		c.findingsCommand(), c.exemptionsCommand(), c.reportCommand(), c.runsCommand(), c.jobsCommand(), c.rulesCommand(), c.accountsCommand(), c.logsCommand(), c.deadLettersCommand(),
 		c.healthCommand(), c.doctorCommand(), c.inventoryCommand(), c.cleanupCommand(), c.auditCommand(),
-		c.pricesCommand(), c.versionCommand())
+		c.pricesCommand(), c.deployCommand(), c.versionCommand())
 	for _, g := range []struct {
 		id, title string
 		commands  []string
