@@ -57,6 +57,11 @@ var streams = []jetstream.StreamConfig{
 		MaxBytes: 256 * mib, Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, DenyDelete: true, DenyPurge: true,
 	},
 	{
+		Name: "NIGHTSHIFT_HEALTH", Description: "Changes in the state of components and accounts.",
+		Subjects: []string{"nightshift.health.v1.>"},
+		MaxAge:   30 * day, MaxBytes: 64 * mib,
+	},
+	{
 		Name: deadLetterStream, Description: "Messages that a consumer gave up, for people.",
 		Subjects: []string{deadLetterSubject + ".>"},
 		MaxAge:   90 * day, MaxBytes: 256 * mib,

@@ -67,6 +67,17 @@ var decisions = map[string]decision{
 	"instance_days":         {dml, readOnly},
 	"components":            {dml, readOnly},
 	"component_transitions": {kept, readOnly},
+	"auth_tokens":           {dml, ""},
+	"notify_config":         {dml, ""},
+	"receivers":             {dml, ""},
+	"receiver_health":       {dml, ""},
+	"contacts":              {dml, ""},
+	"routes":                {dml, "SELECT (name, position, create_time, update_time)"},
+	"silences":              {dml, readOnly},
+	"notice_groups":         {dml, "SELECT (id, route, labels, create_time, due_time, repeat_time, next_time, number, last_message_time)"},
+	"notices":               {dml, "SELECT (group_id, event_id, seq, add_time, event_time, due_time, urgent, silence_id, event, rank, finding_id, severity, rule_id, account)"},
+	"group_findings":        {dml, readOnly},
+	"deliveries":            {dml, "SELECT (id, route, state, create_time, next_attempt_time, end_time, attempts, silence_id)"},
 	"audit_entries":         {appendOnly, "SELECT (sequence, time, call_id, phase, principal_kind, principal, principal_id, service, method, code, reason)"},
 }
 
