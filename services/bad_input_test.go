@@ -57,6 +57,9 @@ var goodRequests = map[string]string{
 	"nightshift.account.v1.VerificationService/GetIdentity":              ``,
 	"nightshift.account.v1.VerificationService/ListOrganizationAccounts": `page_size: 1 role_name: "Reader"`,
 
+	"nightshift.audit.v1.AuditService/GetAuditHead":     ``,
+	"nightshift.audit.v1.AuditService/ListAuditEntries": `page_size: 1 filter: "service = \"x\""`,
+
 	"nightshift.cleanup.v1.CleanupService/ListCleanupRules": `parameters {key: "runs_days" value: "3"}`,
 	"nightshift.cleanup.v1.CleanupService/PreviewCleanup":   `parameters {key: "targets" value: "outbox"}`,
 
