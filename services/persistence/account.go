@@ -248,7 +248,7 @@ func (s *Service) ListAccounts(ctx context.Context, req *accountv1.ListAccountsR
 		return nil, err
 	}
 	rows, next, err := list(ctx, accountOrder, req.GetPageToken(), page.Size(req.GetPageSize()), []string{"accounts", req.GetFilter()},
-		func() *bun.SelectQuery { return where.apply(db.NewSelect().Model((*account)(nil))) })
+		func() *bun.SelectQuery { return where.apply(only(ctx, "a.id", db.NewSelect().Model((*account)(nil)))) })
 	if err != nil {
 		return nil, err
 	}

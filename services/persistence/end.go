@@ -17,6 +17,7 @@ import (
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
 	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 )
 
@@ -53,7 +54,7 @@ func (s *Service) CancelRun(ctx context.Context, req *runv1.CancelRunRequest) (*
 	if err := refuseNUL(req, ""); err != nil {
 		return nil, err
 	}
-	by := cmp.Or(req.GetRequestedBy(), "somebody")
+	by := cmp.Or(auth.Actor(ctx, req.GetRequestedBy()), "somebody")
 	resp := &runv1.CancelRunResponse{}
 	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
 		if err := tx.lockScopesOf(ctx, req.GetId()); err != nil {

@@ -24,7 +24,9 @@ import (
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
 	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
+	"nightshift.dev/pkg/filter"
 	"nightshift.dev/pkg/page"
 )
 
@@ -71,30 +73,30 @@ func (x *exemption) parse() (err error) {
 	if x.where, err = exemptionFields.parse(x.Filter); err != nil {
 		return err
 	}
-	if x.where == nil || !x.where.restricts(false) {
+	if x.where == nil || !restricts(x.where.Filter, false) {
 		return badFilter(`restricts nothing; name at least a rule, account, region, resource, owner or tag that it is for, such as rule_id = "ec2-public" AND account = "123456789012"`)
 	}
 	return nil
 }
 
-// restricts says whether the predicate, or its contrary, holds only for what
-// has a value that it names. A category by itself is no restriction.
-func (p *predicate) restricts(not bool) bool {
-	some := func(o *predicate) bool { return o.restricts(not) }
-	switch p.op {
-	case filtering.FunctionNot:
-		return p.operands[0].restricts(!not)
-	case filtering.FunctionAnd, filtering.FunctionOr:
-		if (p.op == filtering.FunctionAnd) != not {
-			return slices.ContainsFunc(p.operands, some)
+// restricts says whether the filter, or its contrary, holds only for what has
+// a value that it names. A category by itself is no restriction.
+func restricts(f *filter.Filter, not bool) bool {
+	some := func(o *filter.Filter) bool { return restricts(o, not) }
+	switch f.Op {
+	case filter.Not:
+		return restricts(f.Operands[0], !not)
+	case filter.And, filter.Or:
+		if (f.Op == filter.And) != not {
+			return slices.ContainsFunc(f.Operands, some)
 		}
-		return !slices.ContainsFunc(p.operands, func(o *predicate) bool { return !some(o) })
+		return !slices.ContainsFunc(f.Operands, func(o *filter.Filter) bool { return !some(o) })
 	case filtering.FunctionEquals, filtering.FunctionNotEquals:
-		return (p.op == filtering.FunctionNotEquals) == not && p.name != "category" && (p.value != "" || p.field.kind == kindMap)
-	case "CONTAINS":
-		return !not && p.value != ""
-	case "PRESENT":
-		return !not && p.field.kind == kindMap
+		return (f.Op == filtering.FunctionNotEquals) == not && f.Name != "category" && (f.Value != "" || f.Kind == filter.Map)
+	case filter.Contains:
+		return !not && f.Value != ""
+	case filter.Present:
+		return !not && f.Kind == filter.Map
 	}
 	return false
 }
@@ -379,10 +381,17 @@ func (s *Service) CreateExemption(ctx context.Context, req *exemptionv1.CreateEx
 	if err := x.parse(); err != nil {
 		return nil, err
 	}
+	who := auth.From(ctx)
+	if !x.within(who) {
+		return nil, errs.New(errs.PermissionDenied, "ACCOUNT_OUT_OF_SCOPE", "the exemption is not for accounts of the caller alone, who may see only %s; its filter needs one, such as account = %q",
+			strings.Join(who.Accounts, ", "), who.Accounts[0])
+	}
+	asked := proto.CloneOf(req.GetExemption())
+	asked.By = auth.Actor(ctx, asked.GetBy())
 	resp := &exemptionv1.CreateExemptionResponse{}
 	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
 		x.CreateTime = micros(tx.now)
-		if err := x.set(req.GetExemption(), exemptionPaths, tx.now); err != nil {
+		if err := x.set(asked, exemptionPaths, tx.now); err != nil {
 			return err
 		}
 		if err := tx.lockExemptions(ctx); err != nil {
@@ -391,7 +400,7 @@ func (s *Service) CreateExemption(ctx context.Context, req *exemptionv1.CreateEx
 		if _, err := tx.NewInsert().Model(x).Exec(ctx); err != nil {
 			return err
 		}
-		tx.actor = x.By
+		tx.actor = auth.Actor(ctx, x.By)
 		exempted, reopened, err := tx.applyExemptions(ctx, x, findingv1.Cause_CAUSE_USER)
 		if err != nil {
 			return err
@@ -422,7 +431,13 @@ func readExemption(ctx context.Context, q *bun.SelectQuery, id string) (*exempti
 	if err != nil {
 		return nil, fault(err)
 	}
-	return x, x.parse()
+	if err := x.parse(); err != nil {
+		return nil, err
+	}
+	if !x.within(auth.From(ctx)) {
+		return nil, errs.New(errs.NotFound, "EXEMPTION_NOT_FOUND", "there is no exemption %s", id)
+	}
+	return x, nil
 }
 
 // GetExemption implements ExemptionService.
@@ -483,8 +498,16 @@ func (s *Service) ListExemptions(ctx context.Context, req *exemptionv1.ListExemp
 	for _, c := range counts {
 		findings[c.ExemptionID] = c.Count
 	}
-	resp := &exemptionv1.ListExemptionsResponse{NextPageToken: next}
+	resp, who := &exemptionv1.ListExemptionsResponse{NextPageToken: next}, auth.From(ctx)
 	for _, x := range rows {
+		if len(who.Accounts) > 0 { // a page may have fewer, as that of findings
+			if err := x.parse(); err != nil {
+				return nil, err
+			}
+			if !x.within(who) {
+				continue
+			}
+		}
 		resp.Exemptions = append(resp.Exemptions, x.proto(findings[x.ID]))
 	}
 	return resp, nil
@@ -507,6 +530,8 @@ func (s *Service) UpdateExemption(ctx context.Context, req *exemptionv1.UpdateEx
 	if len(paths) == 0 {
 		paths = exemptionPaths
 	}
+	asked := proto.CloneOf(req.GetExemption())
+	asked.By = auth.Actor(ctx, asked.GetBy())
 	resp := &exemptionv1.UpdateExemptionResponse{}
 	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
 		if err := tx.lockExemptions(ctx); err != nil {
@@ -525,14 +550,14 @@ func (s *Service) UpdateExemption(ctx context.Context, req *exemptionv1.UpdateEx
 		if err := x.tellAudit(ctx, tx); err != nil {
 			return err
 		}
-		if err := x.set(req.GetExemption(), paths, tx.now); err != nil {
+		if err := x.set(asked, paths, tx.now); err != nil {
 			return err
 		}
 		x.Revision++
 		if _, err := tx.NewUpdate().Model(x).WherePK().Exec(ctx); err != nil {
 			return err
 		}
-		tx.actor = x.By
+		tx.actor = auth.Actor(ctx, x.By)
 		exempted, reopened, err := tx.applyExemptions(ctx, x, findingv1.Cause_CAUSE_USER)
 		if err != nil {
 			return err
@@ -569,6 +594,7 @@ func (s *Service) DeleteExemption(ctx context.Context, req *exemptionv1.DeleteEx
 		if _, err := tx.NewDelete().Model(x).WherePK().Exec(ctx); err != nil {
 			return err
 		}
+		tx.actor = auth.Actor(ctx, "")
 		exempted, reopened, err := tx.applyExemptions(ctx, x, findingv1.Cause_CAUSE_USER)
 		if err != nil {
 			return err

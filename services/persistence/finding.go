@@ -18,6 +18,7 @@ import (
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/page"
 	"nightshift.dev/pkg/report"
@@ -304,7 +305,7 @@ func (s *Service) GetFinding(ctx context.Context, req *findingv1.GetFindingReque
 		return nil, err
 	}
 	var rows []*finding
-	if err := selectFindings(db).Where("f.id = ?", req.GetId()).Scan(ctx, &rows); err != nil {
+	if err := only(ctx, "f.account", selectFindings(db)).Where("f.id = ?", req.GetId()).Scan(ctx, &rows); err != nil {
 		return nil, fault(err)
 	}
 	if len(rows) == 0 {
@@ -354,7 +355,7 @@ func (s *Service) ListFindings(ctx context.Context, req *findingv1.ListFindingsR
 	}
 	bind := []string{"findings", req.GetFilter(), req.GetOrderBy()}
 	rows, next, err := list(ctx, o, req.GetPageToken(), page.Size(req.GetPageSize()), bind,
-		func() *bun.SelectQuery { return where.apply(selectFindings(db)) })
+		func() *bun.SelectQuery { return where.apply(only(ctx, "f.account", selectFindings(db))) })
 	if err != nil {
 		return nil, err
 	}
@@ -405,7 +406,7 @@ func (s *Service) ListTransitions(ctx context.Context, req *findingv1.ListTransi
 	if err != nil {
 		return nil, err
 	}
-	if len(rows) == 0 {
+	if len(rows) == 0 || len(auth.From(ctx).Accounts) > 0 {
 		// No finding is without a first transition.
 		if _, err := s.GetFinding(ctx, &findingv1.GetFindingRequest{Id: req.GetFindingId()}); err != nil {
 			return nil, err

@@ -25,10 +25,12 @@ import (
 
 	accountv1 "nightshift.dev/gen/nightshift/account/v1"
 	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
+	authv1 "nightshift.dev/gen/nightshift/auth/v1"
 	exemptionv1 "nightshift.dev/gen/nightshift/exemption/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	healthv1 "nightshift.dev/gen/nightshift/health/v1"
 	inventoryv1 "nightshift.dev/gen/nightshift/inventory/v1"
+	notificationv1 "nightshift.dev/gen/nightshift/notification/v1"
 	retentionv1 "nightshift.dev/gen/nightshift/retention/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
@@ -68,10 +70,13 @@ type Service struct {
 	accountv1.UnimplementedAccountServiceServer
 	accountv1.UnimplementedOnboardingServiceServer
 	auditv1.UnimplementedAuditServiceServer
+	authv1.UnimplementedAuthServiceServer
 	exemptionv1.UnimplementedExemptionServiceServer
 	findingv1.UnimplementedFindingServiceServer
 	healthv1.UnimplementedHealthStateServiceServer
 	inventoryv1.UnimplementedInventoryServiceServer
+	notificationv1.UnimplementedNotificationConfigServiceServer
+	notificationv1.UnimplementedNotificationQueueServiceServer
 	retentionv1.UnimplementedRetentionServiceServer
 	runv1.UnimplementedRunServiceServer
 	scanv1.UnimplementedScopeStateServiceServer
@@ -129,10 +134,13 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	accountv1.RegisterAccountServiceServer(r, s)
 	accountv1.RegisterOnboardingServiceServer(r, s)
 	auditv1.RegisterAuditServiceServer(r, s)
+	authv1.RegisterAuthServiceServer(r, s)
 	exemptionv1.RegisterExemptionServiceServer(r, s)
 	findingv1.RegisterFindingServiceServer(r, s)
 	healthv1.RegisterHealthStateServiceServer(r, s)
 	inventoryv1.RegisterInventoryServiceServer(r, s)
+	notificationv1.RegisterNotificationConfigServiceServer(r, s)
+	notificationv1.RegisterNotificationQueueServiceServer(r, s)
 	retentionv1.RegisterRetentionServiceServer(r, s)
 	runv1.RegisterRunServiceServer(r, s)
 	scanv1.RegisterScopeStateServiceServer(r, s)

@@ -80,6 +80,7 @@ func (s *Service) SummarizeFindings(ctx context.Context, req *findingv1.Summariz
 		}
 		source = where.apply(source)
 	}
+	source = only(ctx, "f.account", source)
 	size := facetSize
 	if req.GetFacetSize() > 0 {
 		size = page.Size(req.GetFacetSize())
@@ -160,11 +161,6 @@ func nameOf(values map[string]int64, number string) string {
 		}
 	}
 	return number
-}
-
-// names says whether the predicate asks for the field.
-func (p *predicate) names(field string) bool {
-	return p != nil && (p.name == field || slices.ContainsFunc(p.operands, func(o *predicate) bool { return o.names(field) }))
 }
 
 // cents is money as days count it. It rounds as Postgres does, which decides
@@ -299,7 +295,7 @@ func (s *Service) ListFindingDays(ctx context.Context, req *findingv1.ListFindin
 		Place int
 		dayCounts
 	}
-	if err := where.apply(q).Scan(ctx, &rows); err != nil {
+	if err := where.apply(only(ctx, "f.account", q)).Scan(ctx, &rows); err != nil {
 		return nil, fault(err)
 	}
 	byPlace := map[int]dayCounts{}

@@ -61,7 +61,9 @@ func (s *Service) ListEntries(ctx context.Context, req *systemlogv1.ListEntriesR
 		return nil, err
 	}
 	rows, next, err := list(ctx, entryOrder, req.GetPageToken(), page.Size(req.GetPageSize()), []string{"entries", req.GetFilter()},
-		func() *bun.SelectQuery { return where.apply(db.NewSelect().Model((*entry)(nil))) })
+		func() *bun.SelectQuery {
+			return where.apply(only(ctx, "l.account", db.NewSelect().Model((*entry)(nil))))
+		})
 	if err != nil {
 		return nil, err
 	}

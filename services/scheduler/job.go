@@ -18,6 +18,7 @@ import (
 
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
 	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/bus"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/page"
@@ -306,7 +307,7 @@ func (s *Service) RunJob(ctx context.Context, req *jobv1.RunJobRequest) (*jobv1.
 	}
 	now := s.clock.time()
 	t := trigger(e.Value, req.GetName()+"/manual-"+id, now)
-	t.Cause, t.RequestedBy, t.PlannedTime = jobv1.Cause_CAUSE_MANUAL, req.GetRequestedBy(), timestamppb.New(now)
+	t.Cause, t.RequestedBy, t.PlannedTime = jobv1.Cause_CAUSE_MANUAL, auth.Actor(ctx, req.GetRequestedBy()), timestamppb.New(now)
 	t.OverlapPolicy = cmp.Or(req.GetOverlapPolicy(), t.GetOverlapPolicy())
 	t.Parameters = overlaid(e.Value.GetParameters(), req.GetParameters())
 	if err := s.bus.Publish(ctx, &jobv1.JobRequested{Trigger: t}); err != nil {
@@ -370,7 +371,7 @@ func (s *Service) BackfillJob(ctx context.Context, req *jobv1.BackfillJobRequest
 	parameters := overlaid(e.Value.GetParameters(), req.GetParameters())
 	for _, p := range all {
 		t := trigger(e.Value, id+p.Format(time.RFC3339), now)
-		t.Cause, t.RequestedBy, t.PlannedTime = jobv1.Cause_CAUSE_BACKFILL, req.GetRequestedBy(), timestamppb.New(p)
+		t.Cause, t.RequestedBy, t.PlannedTime = jobv1.Cause_CAUSE_BACKFILL, auth.Actor(ctx, req.GetRequestedBy()), timestamppb.New(p)
 		t.OverlapPolicy = cmp.Or(req.GetOverlapPolicy(), jobv1.OverlapPolicy_OVERLAP_POLICY_QUEUE_ALL)
 		t.Parameters = parameters
 		if !req.GetDryRun() {
