@@ -153,7 +153,7 @@ func claim(limit int32, lease *durationpb.Duration) (int, time.Duration, error) 
 // to wait, with when each is ready. Of a receiver whose breaker is not closed
 // one is ready at a time (alone).
 const laneHeads = `
-	SELECT d.id, d.receiver, d.seq, d.next_attempt_time, d.lease_id, coalesce(h.breaker, 1) > 1 AS alone,
+	SELECT d.id, d.receiver, d.seq, d.next_attempt_time, d.lease_id, d.lease_time, coalesce(h.breaker, 1) > 1 AS alone,
 		greatest(d.next_attempt_time, d.lease_time, h.hold_time, CASE WHEN h.breaker > 1 THEN h.retry_time END) AS ready
 	FROM (SELECT DISTINCT ON (receiver, group_key) id, receiver, seq, next_attempt_time, lease_id, lease_time FROM deliveries WHERE state = 1 ORDER BY receiver, group_key, seq) d
 	LEFT JOIN receivers r ON r.name = d.receiver
@@ -200,6 +200,10 @@ func (s *Service) ClaimDeliveries(ctx context.Context, req *notificationv1.Claim
 	return resp, nil
 }
 
+// atOnce is how many deliveries to one receiver may be tried at a time, so
+// that one that is slow does not hold up the others.
+const atOnce = 4
+
 // claimDeliveries gives the caller what is ready and what nobody else is about
 // to take.
 func (tx *transaction) claimDeliveries(ctx context.Context, limit int, lease string, until time.Time) ([]*deliveryRow, error) {
@@ -210,8 +214,9 @@ func (tx *transaction) claimDeliveries(ctx context.Context, limit int, lease str
 	}
 	err := tx.NewRaw(`
 		SELECT id, receiver, alone FROM (
-			SELECT *, row_number() OVER (PARTITION BY receiver ORDER BY next_attempt_time, seq) AS place FROM (`+laneHeads+`) d WHERE ready <= ?
-		) d WHERE NOT alone OR place = 1 ORDER BY next_attempt_time, seq LIMIT ?`, tx.now, limit).Scan(ctx, &ready)
+			SELECT *, row_number() OVER (PARTITION BY receiver, ready <= ?0 ORDER BY next_attempt_time, seq) AS place,
+				count(*) FILTER (WHERE lease_time > ?0) OVER (PARTITION BY receiver) AS busy FROM (`+laneHeads+`) d
+		) d WHERE ready <= ?0 AND CASE WHEN alone THEN place = 1 ELSE place + busy <= ?2 END ORDER BY next_attempt_time, seq LIMIT ?1`, tx.now, limit, atOnce).Scan(ctx, &ready)
 	if err != nil || len(ready) == 0 {
 		return nil, err
 	}

@@ -498,8 +498,8 @@ func (s *Service) FlushGroup(ctx context.Context, req *notificationv1.FlushGroup
 		flushed := []int64{g.ID}
 		for _, key := range slices.Sorted(maps.Keys(req.GetAbsorbed())) {
 			other := byKey[key]
-			if err := other.held(key, req.GetLeaseId()); err != nil {
-				return err
+			if other == nil || other.LeaseID == "" {
+				return errs.New(errs.Aborted, "LEASE_LOST", "the claim of group %s has ended; claim it again", key)
 			}
 			if other.Route != g.Route {
 				return e.Field("absorbed", "holds group %s, which is of route %s and not of %s", key, other.Route, g.Route)
