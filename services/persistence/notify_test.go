@@ -550,7 +550,7 @@ func TestBreaker(t *testing.T) {
 			t.Errorf("health %v at %s, want %s after %d for %s", h, c.now(), state, failures, wait)
 		}
 	}
-	all := handed(4) // at once
+	all := handed(4)                                           // at once
 	message := func(r *notificationv1.FinishDeliveryRequest) { // is the fault of the message
 		r.Attempt, r.NextAttemptTime = &notificationv1.Attempt{Detail: "400"}, timestamppb.New(c.now())
 	}

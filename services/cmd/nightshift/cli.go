@@ -133,13 +133,13 @@ opened to resolved, and says what it costs.
 	root.AddCommand(c.upCommand(), c.scanCommand(),
 		c.findingsCommand(), c.exemptionsCommand(), c.reportCommand(), c.runsCommand(), c.jobsCommand(), c.rulesCommand(), c.accountsCommand(), c.logsCommand(), c.deadLettersCommand(),
 		c.healthCommand(), c.doctorCommand(), c.inventoryCommand(), c.cleanupCommand(),
-		c.pricesCommand(), c.versionCommand())
+		c.notifyCommand(), c.pricesCommand(), c.versionCommand())
 	for _, g := range []struct {
 		id, title string
 		commands  []string
 	}{
 		{"look", "Look:", []string{"up", "scan", "doctor"}},
-		{"ask", "Ask the running services:", []string{"findings", "exemptions", "report", "runs", "jobs", "rules", "accounts", "logs", "deadletters", "health", "inventory", "cleanup"}},
+		{"ask", "Ask the running services:", []string{"findings", "exemptions", "report", "runs", "jobs", "rules", "accounts", "logs", "deadletters", "health", "inventory", "cleanup", "notify"}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, cmd := range root.Commands() {
@@ -148,7 +148,6 @@ opened to resolved, and says what it costs.
 			}
 		}
 	}
-	root.AddCommand(c.notifyCommand())
 	tidy(root)
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages |", ".FlagUsages | plainSwitches |"))
 	return root

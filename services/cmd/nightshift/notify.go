@@ -29,11 +29,9 @@ func (c *cli) notification() (notificationv1.NotificationServiceClient, error) {
 }
 
 func (c *cli) notifyCommand() *cobra.Command {
-	cmd := group("notify", "Say who hears of what, and see what was told",
+	return group("notify", "Say who hears of what, and see what was told",
 		c.notifyReceivers(), c.notifyRoutes(), c.notifyContacts(), c.notifySilences(), c.notifySilence(), c.notifyExpire(),
 		c.notifyApply(), c.notifyExport(), c.notifyDeliveries(), c.notifyResend(), c.notifyTest(), c.notifyExplain())
-	cmd.GroupID = "ask"
-	return cmd
 }
 
 const (
