@@ -207,17 +207,22 @@ func (w *world) add(notices ...*notificationv1.Notice) {
 	}
 }
 
-// turn flushes and delivers everything that is due.
+// turn flushes and delivers everything that is due, all replicas at the same
+// time.
 func (w *world) turn(services ...*Service) {
 	w.t.Helper()
 	if len(services) == 0 {
 		services = []*Service{w.service}
 	}
-	for _, s := range services {
-		if _, err := s.flush(w.t.Context()); err != nil {
-			w.t.Fatal(err)
+	for _, step := range []func(*Service) error{
+		func(s *Service) error { _, err := s.flush(w.t.Context()); return err },
+		func(s *Service) error { _, err := s.deliver(w.t.Context()); return err },
+	} {
+		var g errgroup.Group
+		for _, s := range services {
+			g.Go(func() error { return step(s) })
 		}
-		if _, err := s.deliver(w.t.Context()); err != nil {
+		if err := g.Wait(); err != nil {
 			w.t.Fatal(err)
 		}
 	}
