@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/bus"
 )
 
@@ -112,7 +113,10 @@ type Config struct {
 	Listen      string        `env:"NIGHTSHIFT_LISTEN" help:"Address the gRPC server listens on. Default: 127.0.0.1 and the service's well-known port."`
 	NATSURL     string        `env:"NATS_URL" envDefault:"nats://127.0.0.1:4222" help:"NATS servers, separated by commas."`
 	Replicas    int           `env:"NIGHTSHIFT_STREAM_REPLICAS" envDefault:"0" help:"How many NATS servers keep each stream, 1 to 5: 3 in production. 0 leaves streams as they are and makes new ones with 1."`
+	TLSDir      string        `env:"NIGHTSHIFT_TLS_DIR" help:"Directory with ca.crt, tls.crt and tls.key, read again when they change: callers must show a certificate of the CA or a token. Default: none, and nobody is asked."`
+	Insecure    bool          `env:"NIGHTSHIFT_INSECURE" envDefault:"false" help:"Allows to listen beyond this machine without TLS: everybody who reaches the service may do everything."`
 	LogLevel    slog.Level    `env:"NIGHTSHIFT_LOG_LEVEL" envDefault:"info" help:"Least level that is logged: debug, info, warn or error."`
 	LogFormat   string        `env:"NIGHTSHIFT_LOG_FORMAT" envDefault:"auto" help:"json, text, or auto: text on a terminal, json otherwise."`
 	StopTimeout time.Duration `env:"NIGHTSHIFT_STOP_TIMEOUT" envDefault:"4s" help:"How long work in hand may take to finish when the process is asked to stop."`
+	auth.OIDCConfig
 }

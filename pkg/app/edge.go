@@ -26,29 +26,104 @@ import (
 // the wire. Streams are not bounded: watching lasts.
 const callTimeout = 30 * time.Second
 
-// edge is where calls enter a service: it checks them, bounds them, survives
-// them and logs them, once.
-type edge struct{ log *slog.Logger }
+// edge is where calls enter a service: it asks who calls and whether he may,
+// checks what is asked for, bounds calls, survives them and logs them, once.
+type edge struct {
+	log  *slog.Logger
+	gate *gate
+}
 
 func (e edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
 	defer func() { err = e.done(ctx, info.FullMethod, start, recover(), err) }()
 	_ = grpc.SetHeader(ctx, metadata.Pairs(versionHeader, Version))
-	if err := Validate(req); err != nil {
-		return nil, err
-	}
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 	}
-	return next(ctx, req)
+	ctx, in, err := e.gate.enter(ctx, info.FullMethod)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.gate.read(ctx, in, req); err != nil {
+		return nil, err
+	}
+	err = e.audited(ctx, in, func(ctx context.Context) (err error) {
+		if err := Validate(req); err != nil {
+			return err
+		}
+		if resp, err = next(ctx, req); err == nil {
+			answered(ctx, resp)
+		}
+		return err
+	})
+	return resp, err
+}
+
+// audited does what a call asks for and tells the audit log before and
+// afterwards, when it changes something.
+func (e edge) audited(ctx context.Context, in *entrance, do func(ctx context.Context) error) (err error) {
+	if !in.changes() {
+		return do(ctx)
+	}
+	ctx, end, err := e.gate.audit.begin(ctx, in.call)
+	if err != nil {
+		return err
+	}
+	ended := false
+	defer func() {
+		if !ended { // it panics, and goes on to
+			end(internal(nil))
+		}
+	}()
+	err = do(ctx)
+	ended = true
+	end(clientError(ctx, err))
+	return err
 }
 
 func (e edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 	start := time.Now()
 	defer func() { err = e.done(ss.Context(), info.FullMethod, start, recover(), err) }()
-	return next(srv, validating{ss})
+	ctx, in, err := e.gate.enter(ss.Context(), info.FullMethod)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := e.gate.watch(ctx, in)
+	defer cancel()
+	err = next(srv, &letIn{ServerStream: ss, ctx: ctx, gate: e.gate, in: in})
+	if cause := context.Cause(ctx); errors.Is(cause, errs.Unauthenticated) {
+		return cause
+	}
+	return err
+}
+
+// letIn is a stream whose caller is known. Every message that the client sends
+// is checked.
+type letIn struct {
+	grpc.ServerStream
+	ctx  context.Context
+	gate *gate
+	in   *entrance
+}
+
+func (l *letIn) Context() context.Context { return l.ctx }
+
+func (l *letIn) RecvMsg(m any) error {
+	if err := l.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	if err := l.gate.read(l.ctx, l.in, m); err != nil {
+		return err
+	}
+	return Validate(m)
+}
+
+// unknown answers calls of methods that there are not; whoever may not call
+// anything has been turned away before.
+func unknown(any, grpc.ServerStream) error {
+	return errs.New(errs.Unimplemented, "METHOD_UNKNOWN", "there is no such method here")
 }
 
 // versionHeader tells who asks which build answers.
@@ -60,16 +135,6 @@ func VersionOf(header metadata.MD) string {
 		return v[0]
 	}
 	return ""
-}
-
-// validating checks every message a client sends on a stream.
-type validating struct{ grpc.ServerStream }
-
-func (v validating) RecvMsg(m any) error {
-	if err := v.ServerStream.RecvMsg(m); err != nil {
-		return err
-	}
-	return Validate(m)
 }
 
 // done turns what a handler did into what its client is told, and logs it.

@@ -13,13 +13,13 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/test/bufconn"
 
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/bus"
 )
 
@@ -30,6 +30,8 @@ type Options struct {
 	// Listen returns the address a service listens on; a port of 0 picks a
 	// free one. Nil means loopback, at the port of its definition.
 	Listen func(service string) string
+	// Security says how services know who calls.
+	Security Security
 	// Bus says where the bus is; Service and Log are filled in.
 	Bus bus.Config
 	// Lookup tells configuration variables, as os.LookupEnv does.
@@ -48,18 +50,23 @@ type Host struct {
 	opts     Options
 	units    []*unit
 	mu       sync.Mutex
-	outbound map[string]*grpc.ClientConn
+	outbound map[route]*grpc.ClientConn
 }
+
+// route is a connection from somebody to a service.
+type route struct{ caller, service string }
 
 // unit is one service and what belongs to it.
 type unit struct {
 	def      Definition
 	log      *slog.Logger
 	listener net.Listener
-	memory   *bufconn.Listener
+	memory   memoryListener
+	gate     *gate
 	server   *grpc.Server
 	health   *health.Server
 	bus      *bus.Bus
+	audit    *auditor
 	service  Service
 }
 
@@ -81,28 +88,36 @@ func Start(ctx context.Context, opts Options) (_ *Host, err error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	h := &Host{opts: opts, outbound: map[string]*grpc.ClientConn{}}
+	h := &Host{opts: opts, outbound: map[route]*grpc.ClientConn{}}
 	defer func() {
 		if err != nil {
 			h.abandon()
 		}
 	}()
 	for _, def := range opts.Definitions {
-		u := &unit{def: def, log: opts.Log.With("service", def.Name), memory: bufconn.Listen(1 << 20)}
+		u := &unit{def: def, log: opts.Log.With("service", def.Name), memory: memoryListener{bufconn.Listen(1 << 20)}}
 		h.units = append(h.units, u)
-		u.server = newServer(u.log)
+		u.audit = newAuditor(def.Name, u.log, opts.Now)
+		u.gate = &gate{security: opts.Security, audit: u.audit, now: opts.Now}
+		u.server = newServer(u.log, u.gate)
 		if u.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", opts.Listen(def.Name)); err != nil {
 			return nil, fmt.Errorf("%s cannot listen: %w", def.Name, err)
 		}
+		if err = opts.Security.mayListen(def.Name, u.listener); err != nil {
+			return nil, err
+		}
 	}
+	verifier := h.verifier()
 	for _, u := range h.units {
 		cfg := opts.Bus
 		cfg.Service, cfg.Log = u.def.Name, u.log
 		if u.bus, err = bus.Connect(ctx, cfg); err != nil {
 			return nil, fmt.Errorf("%s: %w", u.def.Name, err)
 		}
+		u.audit.bus = u.bus
 		u.service, err = u.def.New(ctx, &Env{
-			Name: u.def.Name, Log: u.log, Bus: u.bus, Dial: h.Dial, Lookup: opts.Lookup, Now: opts.Now,
+			Name: u.def.Name, Log: u.log, Bus: u.bus, Lookup: opts.Lookup, Now: opts.Now,
+			Dial: func(service string) grpc.ClientConnInterface { return h.dial(auth.Service(u.def.Name), service) },
 		})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", u.def.Name, err)
@@ -111,6 +126,7 @@ func Start(ctx context.Context, opts Options) (_ *Host, err error) {
 		u.health = health.NewServer()
 		healthv1.RegisterHealthServer(u.server, u.health)
 		reflection.Register(u.server)
+		u.gate.methods, u.gate.verifier = auth.MethodsOf(u.server.GetServiceInfo()), verifier
 		u.setHealth(healthv1.HealthCheckResponse_NOT_SERVING)
 	}
 	return h, nil
@@ -134,12 +150,16 @@ func (h *Host) Addr(service string) string {
 	return ""
 }
 
-// Dial returns the connection to a service: in memory when it is hosted here,
-// over the network otherwise.
-func (h *Host) Dial(service string) grpc.ClientConnInterface {
+// Dial returns the connection of the process itself to a service: in memory
+// when it is hosted here, where it may do everything, over the network otherwise.
+func (h *Host) Dial(service string) grpc.ClientConnInterface { return h.dial(owner(), service) }
+
+// dial returns the connection of somebody to a service.
+func (h *Host) dial(caller auth.Principal, service string) grpc.ClientConnInterface {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if c, ok := h.outbound[service]; ok {
+	path := route{caller.Name, service}
+	if c, ok := h.outbound[path]; ok {
 		return c
 	}
 	target := DefaultAddr(service)
@@ -150,21 +170,21 @@ func (h *Host) Dial(service string) grpc.ClientConnInterface {
 	if _, known := ports[service]; !known && !hosted && target == DefaultAddr(service) {
 		return badTarget{fmt.Errorf("where %s is to be reached is not known: set %s", service, AddrVar(service))}
 	}
-	opts := ClientOptions()
+	opts, transport := ClientOptions(), h.opts.Security.transport(service)
 	for _, u := range h.units {
 		if u.def.Name == service {
-			target = "passthrough:///memory"
+			target, transport = "passthrough:///memory", memoryCredentials{caller}
 			opts = append(opts, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 				return u.memory.DialContext(ctx)
 			}))
 		}
 	}
-	opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+	opts = append(opts, grpc.WithTransportCredentials(transport), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	c, err := grpc.NewClient(target, opts...)
 	if err != nil {
 		return badTarget{fmt.Errorf("%s %q is not an address: %w", AddrVar(service), target, err)}
 	}
-	h.outbound[service] = c
+	h.outbound[path] = c
 	return c
 }
 
@@ -185,6 +205,7 @@ func (b badTarget) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.
 func (h *Host) Run(ctx context.Context) error {
 	serve, serveCtx := errgroup.WithContext(context.WithoutCancel(ctx))
 	for _, u := range h.units {
+		u.audit.start()
 		serve.Go(func() error { return u.server.Serve(u.listener) })
 		serve.Go(func() error { return u.server.Serve(u.memory) })
 	}
@@ -246,9 +267,6 @@ func (h *Host) Run(ctx context.Context) error {
 }
 
 func (u *unit) stop(ctx context.Context) {
-	if err := u.bus.Close(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		u.log.Warn("the bus did not close cleanly", "error", err)
-	}
 	done := make(chan struct{})
 	go func() { u.server.GracefulStop(); close(done) }()
 	select {
@@ -256,6 +274,13 @@ func (u *unit) stop(ctx context.Context) {
 	case <-ctx.Done():
 		u.server.Stop()
 		<-done
+	}
+	// How the last calls ended is still to be said.
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	u.audit.close(last)
+	if err := u.bus.Close(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		u.log.Warn("the bus did not close cleanly", "error", err)
 	}
 	u.close()
 }
@@ -296,11 +321,18 @@ func (h *Host) closeOutbound() {
 	}
 }
 
-func newServer(log *slog.Logger) *grpc.Server {
-	e := edge{log: log}
+func newServer(log *slog.Logger, g *gate) *grpc.Server {
+	e := edge{log: log, gate: g}
+	alive := keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}
+	if g.security.TLS != nil {
+		alive.MaxConnectionAge = ageLimit
+	}
 	return grpc.NewServer(
+		grpc.Creds(newDoor(g.security)),
+		grpc.InTapHandle(g.tapped),
+		grpc.UnknownServiceHandler(unknown),
 		grpc.MaxRecvMsgSize(receiveLimit),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.KeepaliveParams(alive),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 15 * time.Second, PermitWithoutStream: true}),
 		grpc.StatsHandler(serverTelemetry()),
 		grpc.ChainUnaryInterceptor(e.unary),

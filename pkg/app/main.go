@@ -15,7 +15,6 @@ import (
 	"github.com/lmittmann/tint"
 	"golang.org/x/term"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"nightshift.dev/pkg/bus"
@@ -85,9 +84,14 @@ func serve(def Definition, lookup func(string) (string, bool)) error {
 		defer cancel()
 		_ = flush(ctx)
 	}()
+	security, err := cfg.Security(def.Name, log)
+	if err != nil {
+		return err
+	}
 	host, err := Start(ctx, Options{
 		Definitions: []Definition{def},
 		Listen:      func(string) string { return listenAddr(def, cfg) },
+		Security:    security,
 		Bus:         bus.Config{URL: cfg.NATSURL, Replicas: cfg.Replicas},
 		Lookup:      lookup,
 		Log:         log,
@@ -121,7 +125,11 @@ func checkHealth(def Definition, lookup func(string) (string, bool)) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	conn, err := grpc.NewClient(net.JoinHostPort(host, port), append(ClientOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	security, err := cfg.Security(def.Name, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	conn, err := grpc.NewClient(net.JoinHostPort(host, port), append(ClientOptions(), grpc.WithTransportCredentials(security.transport(def.Name)))...)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,8 @@ package auth
 import (
 	"context"
 	"slices"
+	"strings"
+	"time"
 
 	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
 	authv1 "nightshift.dev/gen/nightshift/auth/v1"
@@ -26,6 +28,28 @@ type Principal struct {
 	Role authv1.Role
 	// Accounts it is limited to. Empty: all.
 	Accounts []string
+	// Expire is when its credentials end; zero: not known.
+	Expire time.Time
+}
+
+// Service is a service of Nightshift, or whatever else has a certificate.
+func Service(name string) Principal {
+	return Principal{Kind: auditv1.PrincipalKind_PRINCIPAL_KIND_SERVICE, Name: name}
+}
+
+// RoleName is a role as people write it, such as "viewer"; "none" for none.
+func RoleName(r authv1.Role) string {
+	if r == authv1.Role_ROLE_UNSPECIFIED {
+		return "none"
+	}
+	return strings.ToLower(strings.TrimPrefix(r.String(), "ROLE_"))
+}
+
+// ParseRole is the role of a name, whether written as in RoleName or as in
+// the proto.
+func ParseRole(name string) (authv1.Role, bool) {
+	r := authv1.Role(authv1.Role_value["ROLE_"+strings.TrimPrefix(strings.ToUpper(name), "ROLE_")])
+	return r, r != authv1.Role_ROLE_UNSPECIFIED
 }
 
 // Proto is the principal as the audit log has it.

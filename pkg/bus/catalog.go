@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	healthv1 "nightshift.dev/gen/nightshift/health/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
@@ -73,6 +74,9 @@ var scanners = []string{"waste", "security"}
 
 // workers are the services that handle jobs.
 var workers = append([]string{"cleanup", "health"}, scanners...)
+
+// everyone is every service: each keeps an audit log of its calls.
+var everyone = []string{"persistence", "waste", "security", "health", "cleanup", "scheduler", "notification"}
 
 // teller is the service that tells people.
 var teller = []string{"notification"}
@@ -171,6 +175,12 @@ var catalog = []*Event{
 		},
 		"every run of the waste service that was stopped because it would change too much", "waste"),
 
+	event(everyone, []string{"persistence"}, []string{"service"},
+		func(m *auditv1.AuditRecorded) []string { return []string{m.GetRecord().GetService()} },
+		func(m *auditv1.AuditRecorded) string {
+			return join(m.GetRecord().GetCallId(), word(m.GetRecord().GetPhase()))
+		},
+		"what people and programs change through the scheduler, and what it denies", "scheduler"),
 	event([]string{"persistence"}, teller, []string{"component", "state"},
 		func(m *healthv1.ComponentChanged) []string {
 			return []string{m.GetTransition().GetComponent(), word(m.GetTransition().GetToState())}

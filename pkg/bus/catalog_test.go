@@ -11,12 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
+	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
@@ -156,6 +158,7 @@ func TestSubjectsAndIDs(t *testing.T) {
 		{&findingv1.FindingExempted{Finding: finding, Transition: transition}, "nightshift.finding.v1.FindingExempted.waste.critical.111122223333.eu-west-1.ebs-unattached", "FindingExempted/f1/e1/j/1/2026-03-01T06:00:00Z"},
 		{&findingv1.FindingOrphaned{Finding: finding, Orphan: &findingv1.Orphan{FindingId: "f1", Time: at}}, "nightshift.finding.v1.FindingOrphaned.waste.critical.111122223333.eu-west-1.ebs-unattached", "FindingOrphaned/f1/2026-03-01T06:00:00Z"},
 		{&findingv1.FindingReclaimed{Finding: finding, Orphan: &findingv1.Orphan{FindingId: "f1", Time: at}}, "nightshift.finding.v1.FindingReclaimed.waste.critical.111122223333.eu-west-1.ebs-unattached", "FindingReclaimed/f1/2026-03-01T06:00:00Z"},
+		{&auditv1.AuditRecorded{Record: &auditv1.Record{CallId: "C1", Service: "waste", Phase: auditv1.Phase_PHASE_DENIED}}, "nightshift.audit.v1.AuditRecorded.waste", "AuditRecorded/C1/denied"},
 	} {
 		e := eventOf(test.m)
 		if got := e.Subject(test.m); got != test.subject {
@@ -251,7 +254,10 @@ ignore fields you do not know. To read along without taking anybody's share, mak
 `)
 	for _, s := range streams {
 		kept := fmt.Sprintf("%d days, up to %d MiB", s.MaxAge/day, s.MaxBytes/mib)
-		if s.MaxAge == 0 {
+		switch {
+		case s.Retention == jetstream.WorkQueuePolicy:
+			kept = fmt.Sprintf("until it is acted on; takes no more than %d MiB", s.MaxBytes/mib)
+		case s.MaxAge == 0:
 			kept = fmt.Sprintf("for ever, the last %d of each subject", s.MaxMsgsPerSubject)
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", s.Name, s.Description, kept)

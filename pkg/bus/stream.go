@@ -25,8 +25,9 @@ const (
 
 // streams are all streams there are. Each holds the events of one protobuf
 // package, and the replays of dead letters to its consumers. What is kept is
-// bounded by time and bytes, except for the log of jobs, which is bounded per
-// job: the last record of a job is what its schedule goes on from.
+// bounded by time and bytes, the oldest going first, except for the log of jobs,
+// which is bounded per job: the last record of a job is what its schedule goes
+// on from; and for the audit log, which is only passing through.
 var streams = []jetstream.StreamConfig{
 	{
 		Name: "NIGHTSHIFT_JOB", Description: "What fired, and what is to fire next.",
@@ -49,6 +50,13 @@ var streams = []jetstream.StreamConfig{
 		MaxAge:   7 * day, MaxBytes: 1024 * mib,
 	},
 	{
+		// Nothing of it may be lost on the way to Postgres: a message stays until it is there, and when the stream is full,
+		// it takes no more, and what would have to be written there is not done.
+		Name: "NIGHTSHIFT_AUDIT", Description: "The audit log on its way to Postgres.",
+		Subjects: []string{"nightshift.audit.v1.>"},
+		MaxBytes: 256 * mib, Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, DenyDelete: true, DenyPurge: true,
+	},
+	{
 		Name: "NIGHTSHIFT_HEALTH", Description: "Changes in the state of components and accounts.",
 		Subjects: []string{"nightshift.health.v1.>"},
 		MaxAge:   30 * day, MaxBytes: 64 * mib,
@@ -64,8 +72,6 @@ func init() {
 	for i := range streams {
 		s := &streams[i]
 		s.Storage = jetstream.FileStorage
-		s.Retention = jetstream.LimitsPolicy
-		s.Discard = jetstream.DiscardOld
 		s.Duplicates = dedupeWindow
 		if s.Name != deadLetterStream {
 			s.Subjects = append(s.Subjects, replaySubject+"."+s.Name+".>")

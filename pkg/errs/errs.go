@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -86,17 +87,16 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) public() string {
-	s := e.message
-	if e.complete {
-		return s
+	if e.complete || len(e.violations) == 0 {
+		return e.message
 	}
+	parts := make([]string, len(e.violations))
 	for i, v := range e.violations {
-		if i == 0 && s != "" {
-			s += ": "
-		} else if i > 0 {
-			s += "; "
-		}
-		s += v.Field + ": " + v.Description
+		parts[i] = v.Field + ": " + v.Description
+	}
+	s := strings.Join(parts, "; ")
+	if e.message != "" {
+		s = e.message + ": " + s
 	}
 	return s
 }
@@ -135,15 +135,33 @@ func (e *Error) Kind() Kind { return e.kind }
 // Violations returns what is wrong with which field.
 func (e *Error) Violations() []Violation { return e.violations }
 
+// What of an error goes over the wire, in bytes and violations. A status travels in
+// headers, of which clients and proxies take 8 KiB or little more; one above that
+// would be an error of the connection.
+const (
+	maxMessage     = 2000
+	maxField       = 100
+	maxDescription = 500
+	maxViolations  = 10
+)
+
+// cut shortens a text to n bytes, at most.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n-len("…")], "") + "…"
+}
+
 // GRPCStatus is what goes over the wire: code, message, ErrorInfo, BadRequest
-// and RetryInfo; never the cause.
+// and RetryInfo; never the cause. What is long is cut.
 func (e *Error) GRPCStatus() *status.Status {
-	st := status.New(codes.Code(e.kind), e.public())
+	st := status.New(codes.Code(e.kind), cut(e.public(), maxMessage))
 	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Domain: Domain, Reason: e.reason, Metadata: e.meta}}
 	if len(e.violations) > 0 {
 		br := &errdetails.BadRequest{}
-		for _, v := range e.violations {
-			br.FieldViolations = append(br.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: v.Field, Description: v.Description})
+		for _, v := range e.violations[:min(len(e.violations), maxViolations)] {
+			br.FieldViolations = append(br.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: cut(v.Field, maxField), Description: cut(v.Description, maxDescription)})
 		}
 		details = append(details, br)
 	}

@@ -6,9 +6,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"nightshift.dev/pkg/errs"
 )
@@ -45,6 +47,24 @@ func TestSurvivesTheWire(t *testing.T) {
 	// A relay that returns the error again must not grow it.
 	if again := errs.FromStatus(status.Convert(got).Err()); again.Error() != want || errs.Reason(again) != "BAD_JOB" {
 		t.Errorf("relayed: %q", again.Error())
+	}
+}
+
+// A status travels in headers, which hold little.
+func TestLongErrorsAreCut(t *testing.T) {
+	t.Parallel()
+	e := errs.New(errs.InvalidArgument, "BAD", "it cannot be: %s", strings.Repeat("ä", 1000))
+	for range 1000 {
+		e = e.Field(strings.Repeat("ä", 9000), "%s", strings.Repeat("ä", 9000))
+	}
+	st := status.Convert(e)
+	b, err := proto.Marshal(st.Proto())
+	if err != nil || len(b) > 9000 || !utf8.ValidString(st.Message()) || !strings.HasSuffix(st.Message(), "ä…") {
+		t.Errorf("%d bytes, %q (%v)", len(b), st.Message(), err)
+	}
+	var got *errs.Error
+	if !errors.As(errs.FromStatus(st.Err()), &got) || errs.Reason(got) != "BAD" || len(got.Violations()) == 0 || !strings.HasPrefix(got.Violations()[0].Field, "ää") {
+		t.Errorf("the far side has %v", got)
 	}
 }
 

@@ -329,8 +329,8 @@ func (fs Fields) names() []string {
 }
 
 func (fs Fields) example() string {
-	if f, ok := fs["state"]; ok && f.Kind == Enum {
-		return `state = "` + f.Names()[0] + `"`
+	if names := fs["state"].Names(); len(names) > 0 {
+		return `state = "` + names[0] + `"`
 	}
 	return fs.names()[0] + " = …"
 }

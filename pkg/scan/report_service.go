@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -15,6 +16,7 @@ import (
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/report"
 )
 
@@ -82,11 +84,21 @@ func (c chunks) Write(p []byte) (int, error) {
 
 // reportInput asks persistence for all that a report is made from.
 func (w *Worker) reportInput(ctx context.Context, at, since time.Time, filter string) (*report.Input, error) {
+	caller, seen := auth.From(ctx), ""
+	if len(caller.Accounts) > 0 {
+		seen = `(account = "` + strings.Join(caller.Accounts, `" OR account = "`) + `") AND `
+	}
 	in := &report.Input{
 		Category: rulev1.Category(w.set.category), At: at, Since: since, Filter: filter, Version: app.Version,
 		Rules: w.set.Rules(w.settings, ""), Reopened: map[string]bool{}, Accounts: map[string]string{},
 	}
-	mine := `category = "` + w.set.category.String() + `" AND `
+	if seen != "" { // no report on everything, and it says so
+		in.Filter = strings.TrimSuffix(seen, " AND ")
+		if filter != "" {
+			in.Filter = "(" + filter + ") AND " + in.Filter
+		}
+	}
+	mine := seen + `category = "` + w.set.category.String() + `" AND `
 	if filter != "" { // first, so that an error names the place in it
 		mine = "(" + filter + ") AND " + mine
 	}
@@ -98,7 +110,7 @@ func (w *Worker) reportInput(ctx context.Context, at, since time.Time, filter st
 			})
 			for _, f := range r.GetFindings() {
 				// A filter with parentheses of its own must not bring in others'.
-				if f.GetCategory() == in.Category {
+				if f.GetCategory() == in.Category && caller.Sees(f.GetResource().GetAccount()) {
 					in.Findings = append(in.Findings, f)
 				}
 			}
@@ -132,7 +144,9 @@ func (w *Worker) reportInput(ctx context.Context, at, since time.Time, filter st
 	err = pages(func(token string) (string, error) {
 		r, err := call(ctx, w.accounts.ListAccounts, &accountv1.ListAccountsRequest{PageSize: pageSize, PageToken: token})
 		for _, a := range r.GetAccounts() {
-			in.Accounts[a.GetId()] = a.GetName()
+			if caller.Sees(a.GetId()) {
+				in.Accounts[a.GetId()] = a.GetName()
+			}
 		}
 		return r.GetNextPageToken(), err
 	})
@@ -154,7 +168,11 @@ func (w *Worker) latestRuns(ctx context.Context) ([]report.Run, error) {
 			one := report.Run{Run: run}
 			err := pages(func(token string) (string, error) {
 				r, err := call(ctx, w.runs.ListRunScopes, &runv1.ListRunScopesRequest{RunId: run.GetId(), PageSize: pageSize, PageToken: token})
-				one.Scopes = append(one.Scopes, r.GetScopes()...)
+				for _, s := range r.GetScopes() {
+					if auth.From(ctx).Sees(s.GetScope().GetAccount()) {
+						one.Scopes = append(one.Scopes, s)
+					}
+				}
 				return r.GetNextPageToken(), err
 			})
 			if err != nil {

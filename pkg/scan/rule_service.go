@@ -4,6 +4,7 @@ import (
 	"context"
 
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/rule"
 )
@@ -39,13 +40,27 @@ func (e *entry) proto(in rule.Params) *rulev1.Rule {
 	return r
 }
 
+// mayAsk refuses an account that is none of the caller's; empty is none at all.
+func mayAsk(ctx context.Context, account string) error {
+	if account == "" {
+		return nil
+	}
+	return auth.From(ctx).Require(account)
+}
+
 // ListRules implements RuleService.
-func (w *Worker) ListRules(_ context.Context, req *rulev1.ListRulesRequest) (*rulev1.ListRulesResponse, error) {
+func (w *Worker) ListRules(ctx context.Context, req *rulev1.ListRulesRequest) (*rulev1.ListRulesResponse, error) {
+	if err := mayAsk(ctx, req.GetAccount()); err != nil {
+		return nil, err
+	}
 	return &rulev1.ListRulesResponse{Rules: w.set.Rules(w.settings, req.GetAccount())}, nil
 }
 
 // GetRule implements RuleService.
-func (w *Worker) GetRule(_ context.Context, req *rulev1.GetRuleRequest) (*rulev1.GetRuleResponse, error) {
+func (w *Worker) GetRule(ctx context.Context, req *rulev1.GetRuleRequest) (*rulev1.GetRuleResponse, error) {
+	if err := mayAsk(ctx, req.GetAccount()); err != nil {
+		return nil, err
+	}
 	for _, e := range w.set.rules {
 		if e.meta.ID == req.GetId() {
 			return &rulev1.GetRuleResponse{Rule: e.proto(w.settings.For(req.GetAccount(), e.meta.ID))}, nil

@@ -7,6 +7,7 @@ import (
 
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/aws"
 )
 
@@ -17,7 +18,16 @@ func (w *Worker) Scan(req *scanv1.ScanRequest, stream grpc.ServerStreamingServer
 	if _, err := w.set.pick(req.GetRules()); err != nil {
 		return err
 	}
-	planned, err := w.planner().Plan(ctx, req.GetAccounts(), req.GetRegions(), "nightshift-dry-run")
+	accounts, caller := req.GetAccounts(), auth.From(ctx)
+	if len(accounts) == 0 {
+		accounts = caller.Accounts
+	}
+	for _, a := range accounts {
+		if err := caller.Require(a); err != nil {
+			return err
+		}
+	}
+	planned, err := w.planner().Plan(ctx, accounts, req.GetRegions(), "nightshift-dry-run")
 	if err != nil {
 		return err
 	}

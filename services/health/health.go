@@ -9,6 +9,7 @@ package health
 import (
 	"context"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -63,6 +64,8 @@ type Service struct {
 	log       *slog.Logger
 	now       func() time.Time
 	dial      func(service string) grpc.ClientConnInterface
+	lookup    func(name string) (string, bool)
+	resolve   func(ctx context.Context, host string) ([]string, error)
 	bus       *bus.Bus
 	cloud     *aws.Cloud
 	accounts  accountv1.AccountServiceClient
@@ -102,7 +105,7 @@ func New(ctx context.Context, c Config, env *app.Env) (*Service, error) {
 	}
 	persistence := env.Dial("persistence")
 	s := &Service{
-		cfg: c, log: env.Log, now: env.Now, dial: env.Dial, bus: env.Bus, cloud: cloud, book: book{},
+		cfg: c, log: env.Log, now: env.Now, dial: env.Dial, lookup: env.Lookup, resolve: net.DefaultResolver.LookupHost, bus: env.Bus, cloud: cloud, book: book{},
 		accounts:  accountv1.NewAccountServiceClient(persistence),
 		inventory: inventoryv1.NewInventoryServiceClient(persistence),
 		states:    healthv1.NewHealthStateServiceClient(persistence),

@@ -14,11 +14,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	grpchealthv1 "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/metadata"
 
 	healthv1 "nightshift.dev/gen/nightshift/health/v1"
-	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/aws"
 	"nightshift.dev/pkg/errs"
 )
@@ -137,24 +134,6 @@ func (s *Service) glances(ctx context.Context) (out []*glance, all bool) {
 	})
 	_ = g.Wait()
 	return out, all
-}
-
-func (s *Service) lookAtService(ctx context.Context, name string) *glance {
-	ctx, cancel := context.WithTimeout(ctx, glanceTimeout)
-	defer cancel()
-	g := &glance{name: "service/" + name, kind: healthv1.ComponentKind_COMPONENT_KIND_SERVICE, state: up, reason: "serving"}
-	var head metadata.MD
-	r, err := grpchealthv1.NewHealthClient(s.dial(name)).Check(ctx, &grpchealthv1.HealthCheckRequest{}, grpc.WaitForReady(false), grpc.Header(&head))
-	switch status := r.GetStatus(); {
-	case err != nil:
-		g.state, g.reason = down, "does not answer: "+errorText(err)
-	case status != grpchealthv1.HealthCheckResponse_SERVING:
-		g.state, g.reason = down, "says that it is "+status.String()
-	}
-	if v := app.VersionOf(head); v != "" {
-		g.attributes = map[string]string{"version": v}
-	}
-	return g
 }
 
 func (s *Service) lookAtBus(ctx context.Context) *glance {

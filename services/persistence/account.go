@@ -19,6 +19,7 @@ import (
 
 	accountv1 "nightshift.dev/gen/nightshift/account/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
+	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/page"
 )
@@ -247,7 +248,7 @@ func (s *Service) ListAccounts(ctx context.Context, req *accountv1.ListAccountsR
 		return nil, err
 	}
 	rows, next, err := list(ctx, accountOrder, req.GetPageToken(), page.Size(req.GetPageSize()), []string{"accounts", req.GetFilter()},
-		func() *bun.SelectQuery { return where.apply(db.NewSelect().Model((*account)(nil))) })
+		func() *bun.SelectQuery { return where.apply(only(ctx, "a.id", db.NewSelect().Model((*account)(nil)))) })
 	if err != nil {
 		return nil, err
 	}
@@ -276,6 +277,7 @@ func (s *Service) UpdateAccount(ctx context.Context, req *accountv1.UpdateAccoun
 			return err
 		}
 		was := *a
+		app.Before(ctx, a.proto())
 		if err := a.set(req.GetAccount(), paths); err != nil {
 			return err
 		}
@@ -317,6 +319,7 @@ func (s *Service) DeleteAccount(ctx context.Context, req *accountv1.DeleteAccoun
 		if err := a.match(req.GetEtag()); err != nil {
 			return err
 		}
+		app.Before(ctx, a.proto())
 		if _, err = tx.NewDelete().Model(a).WherePK().Exec(ctx); err != nil {
 			return err
 		}

@@ -243,12 +243,15 @@ func (tx *transaction) copyInto(ctx context.Context, table string, columns []str
 //  5. stepLock, for the rest of the transaction: what is committed after it has
 //     been taken becomes visible in the order of its numbers.
 //
+// auditLock is taken by transactions that take no other.
+//
 // A beat takes one row of run_scopes by itself, and does not wait for it.
 const (
 	stepLock      = 7306_0001 // sequence numbers of transitions and of the system log
 	relayLock     = 7306_0002 // the outbox's publisher
 	partitionLock = 7306_0003 // the system log's partitions
 	exemptionLock = 7306_0004 // what exemptions there are
+	auditLock     = 7306_0009 // the end of the audit log
 )
 
 // fault turns an error of the database into one of errs. Others stay as they are.

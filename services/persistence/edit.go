@@ -16,6 +16,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
+	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 )
 
@@ -139,12 +141,13 @@ func (s *Service) BatchUpdateFindings(ctx context.Context, req *findingv1.BatchU
 	if err := refuseNUL(req, ""); err != nil {
 		return nil, err
 	}
-	if err := s.checkBatch(req); err != nil {
+	actor := strings.TrimSpace(auth.Actor(ctx, req.GetActor()))
+	if err := s.checkBatch(req, actor); err != nil {
 		return nil, err
 	}
 	resp := &findingv1.BatchUpdateFindingsResponse{}
 	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
-		tx.actor, resp.Results = strings.TrimSpace(req.GetActor()), nil // whatever an attempt before this one answered
+		tx.actor, resp.Results = actor, nil // whatever an attempt before this one answered
 		answered, err := tx.answered(ctx, req.GetRequestId(), req, resp)
 		if err != nil || answered {
 			return err
@@ -160,8 +163,22 @@ func (s *Service) BatchUpdateFindings(ctx context.Context, req *findingv1.BatchU
 			}
 		}
 		err = tx.edit(ctx, ids, func(rows map[string]*finding, owners map[string]string) (changed []*finding, err error) {
+			var was, is []*findingv1.Finding
+			for _, id := range ids {
+				if f := rows[id]; f != nil && auth.From(ctx).Sees(f.Account) && len(was) < auditedFindings {
+					p, err := f.proto()
+					if err != nil {
+						return nil, err
+					}
+					was = append(was, p)
+				}
+			}
+			app.Before(ctx, forAudit(was))
 			for _, ref := range req.GetFindings() {
 				f, result := rows[ref.GetId()], &findingv1.FindingResult{Id: ref.GetId()}
+				if f != nil && !auth.From(ctx).Sees(f.Account) {
+					f = nil // as if there were none
+				}
 				resp.Results = append(resp.Results, result)
 				done, err := tx.update(f, ref, req, owners, running)
 				if e := (*errs.Error)(nil); errors.As(err, &e) {
@@ -178,7 +195,9 @@ func (s *Service) BatchUpdateFindings(ctx context.Context, req *findingv1.BatchU
 					return nil, err
 				}
 				result.Finding.Evidence = nil
+				is = append(is, result.Finding)
 			}
+			app.After(ctx, forAudit(is))
 			return changed, nil
 		})
 		if err != nil {
@@ -192,8 +211,20 @@ func (s *Service) BatchUpdateFindings(ctx context.Context, req *findingv1.BatchU
 	return resp, nil
 }
 
+// auditedFindings is how many findings of a batch the audit log shows.
+const auditedFindings = 50
+
+// forAudit is what people can change of findings.
+func forAudit(findings []*findingv1.Finding) *findingv1.ListFindingsResponse {
+	out := &findingv1.ListFindingsResponse{}
+	for _, f := range findings[:min(len(findings), auditedFindings)] {
+		out.Findings = append(out.Findings, &findingv1.Finding{Id: f.GetId(), State: f.GetState(), Owner: f.GetOwner(), Assignee: f.GetAssignee(), Acknowledgement: f.GetAcknowledgement(), Etag: f.GetEtag()})
+	}
+	return out
+}
+
 // checkBatch refuses what is wrong for all of the findings.
-func (s *Service) checkBatch(req *findingv1.BatchUpdateFindingsRequest) error {
+func (s *Service) checkBatch(req *findingv1.BatchUpdateFindingsRequest, actor string) error {
 	bad := errs.New(errs.InvalidArgument, "BAD_UPDATE", "the findings cannot be updated")
 	if n := len(req.GetFindings()); n == 0 || n > 1000 {
 		return bad.Field("findings", "are %d; must be 1 to 1,000", n)
@@ -208,7 +239,7 @@ func (s *Service) checkBatch(req *findingv1.BatchUpdateFindingsRequest) error {
 		}
 		seen[ref.GetId()] = true
 	}
-	if strings.TrimSpace(req.GetActor()) == "" {
+	if actor == "" {
 		return bad.Field("actor", "is empty; say who does it")
 	}
 	switch a := req.GetAction().(type) {
@@ -305,6 +336,8 @@ func (tx *transaction) answered(ctx context.Context, id string, req, resp proto.
 	if err != nil {
 		return false, err
 	}
+	// Another caller does not get what this one was told.
+	body = append(body, strings.Join(auth.From(ctx).Accounts, ",")...)
 	digest := sha256.Sum256(body)
 	r, err := tx.NewRaw("INSERT INTO finding_requests (id, time, digest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", id, tx.now, digest[:]).Exec(ctx)
 	if err != nil {
@@ -341,21 +374,7 @@ func (tx *transaction) answer(ctx context.Context, id string, resp proto.Message
 // owners of accounts and clears away, until ctx ends. All replicas do; of each
 // finding it is one.
 func (s *Service) tendFindings(ctx context.Context) {
-	poll := time.NewTimer(0)
-	defer poll.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-poll.C:
-		}
-		for _, do := range []func(context.Context) error{s.endAcknowledgements, s.followAccountOwners, s.clearAway} {
-			if err := do(ctx); err != nil && ctx.Err() == nil {
-				s.log.WarnContext(ctx, "cannot tend findings; trying again", "error", err)
-			}
-		}
-		poll.Reset(tendPoll)
-	}
+	s.every(ctx, tendPoll, "tend findings", s.endAcknowledgements, s.followAccountOwners, s.clearAway)
 }
 
 // endAcknowledgements ends those whose time has come.

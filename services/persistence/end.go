@@ -16,6 +16,8 @@ import (
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
+	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 )
 
@@ -52,7 +54,7 @@ func (s *Service) CancelRun(ctx context.Context, req *runv1.CancelRunRequest) (*
 	if err := refuseNUL(req, ""); err != nil {
 		return nil, err
 	}
-	by := cmp.Or(req.GetRequestedBy(), "somebody")
+	by := cmp.Or(auth.Actor(ctx, req.GetRequestedBy()), "somebody")
 	resp := &runv1.CancelRunResponse{}
 	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
 		if err := tx.lockScopesOf(ctx, req.GetId()); err != nil {
@@ -69,6 +71,7 @@ func (s *Service) CancelRun(ctx context.Context, req *runv1.CancelRunRequest) (*
 		case r.ended():
 			return errs.New(errs.FailedPrecondition, "RUN_ENDED", "run %s has ended already: it is %s", r.ID, strings.TrimPrefix(r.State.String(), "RUN_STATE_"))
 		}
+		app.Before(ctx, shown)
 		if err := tx.cancelRun(ctx, r.ID, by, req.GetReason()); err != nil {
 			return err
 		}

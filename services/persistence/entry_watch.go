@@ -4,6 +4,7 @@ import (
 	"time"
 
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 )
 
@@ -25,7 +26,7 @@ const (
 // transaction of the whole server. The lock is held for the last insert of a
 // transaction and its commit, and only by those that have something to say.
 func (s *Service) WatchEntries(req *systemlogv1.WatchEntriesRequest, stream systemlogv1.SystemLogService_WatchEntriesServer) error {
-	ctx := stream.Context()
+	ctx, caller := stream.Context(), auth.From(stream.Context())
 	where, err := entryFields.parse(req.GetFilter())
 	if err != nil {
 		return err
@@ -66,7 +67,7 @@ func (s *Service) WatchEntries(req *systemlogv1.WatchEntriesRequest, stream syst
 		resp := &systemlogv1.WatchEntriesResponse{}
 		for _, e := range rows {
 			position = e.ID
-			if (e.ID > now || e.Time.After(*since)) && where.match(e.value) {
+			if (e.ID > now || e.Time.After(*since)) && caller.Sees(e.Account) && where.match(e.value) {
 				resp.Entries = append(resp.Entries, e.proto())
 			}
 		}

@@ -23,6 +23,8 @@ import (
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
+	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/filter"
 	"nightshift.dev/pkg/page"
@@ -311,6 +313,13 @@ func (x *exemption) show(ctx context.Context, db bun.IDB) (*exemptionv1.Exemptio
 	return x.proto(int64(n)), fault(err)
 }
 
+// tellAudit says what an exemption was before a change.
+func (x *exemption) tellAudit(ctx context.Context, db bun.IDB) error {
+	was, err := x.show(ctx, db)
+	app.Before(ctx, was)
+	return err
+}
+
 // set takes over the fields named as in the proto.
 func (x *exemption) set(p *exemptionv1.Exemption, paths []string, now time.Time) error {
 	bad := errs.New(errs.InvalidArgument, "BAD_EXEMPTION", "the exemption cannot be kept")
@@ -372,10 +381,17 @@ func (s *Service) CreateExemption(ctx context.Context, req *exemptionv1.CreateEx
 	if err := x.parse(); err != nil {
 		return nil, err
 	}
+	who := auth.From(ctx)
+	if !x.within(who) {
+		return nil, errs.New(errs.PermissionDenied, "ACCOUNT_OUT_OF_SCOPE", "the exemption is not for accounts of the caller alone, who may see only %s; its filter needs one, such as account = %q",
+			strings.Join(who.Accounts, ", "), who.Accounts[0])
+	}
+	asked := proto.CloneOf(req.GetExemption())
+	asked.By = auth.Actor(ctx, asked.GetBy())
 	resp := &exemptionv1.CreateExemptionResponse{}
 	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
 		x.CreateTime = micros(tx.now)
-		if err := x.set(req.GetExemption(), exemptionPaths, tx.now); err != nil {
+		if err := x.set(asked, exemptionPaths, tx.now); err != nil {
 			return err
 		}
 		if err := tx.lockExemptions(ctx); err != nil {
@@ -384,7 +400,7 @@ func (s *Service) CreateExemption(ctx context.Context, req *exemptionv1.CreateEx
 		if _, err := tx.NewInsert().Model(x).Exec(ctx); err != nil {
 			return err
 		}
-		tx.actor = x.By
+		tx.actor = auth.Actor(ctx, x.By)
 		exempted, reopened, err := tx.applyExemptions(ctx, x, findingv1.Cause_CAUSE_USER)
 		if err != nil {
 			return err
@@ -415,7 +431,13 @@ func readExemption(ctx context.Context, q *bun.SelectQuery, id string) (*exempti
 	if err != nil {
 		return nil, fault(err)
 	}
-	return x, x.parse()
+	if err := x.parse(); err != nil {
+		return nil, err
+	}
+	if !x.within(auth.From(ctx)) {
+		return nil, errs.New(errs.NotFound, "EXEMPTION_NOT_FOUND", "there is no exemption %s", id)
+	}
+	return x, nil
 }
 
 // GetExemption implements ExemptionService.
@@ -476,8 +498,16 @@ func (s *Service) ListExemptions(ctx context.Context, req *exemptionv1.ListExemp
 	for _, c := range counts {
 		findings[c.ExemptionID] = c.Count
 	}
-	resp := &exemptionv1.ListExemptionsResponse{NextPageToken: next}
+	resp, who := &exemptionv1.ListExemptionsResponse{NextPageToken: next}, auth.From(ctx)
 	for _, x := range rows {
+		if len(who.Accounts) > 0 { // a page may have fewer, as that of findings
+			if err := x.parse(); err != nil {
+				return nil, err
+			}
+			if !x.within(who) {
+				continue
+			}
+		}
 		resp.Exemptions = append(resp.Exemptions, x.proto(findings[x.ID]))
 	}
 	return resp, nil
@@ -500,6 +530,8 @@ func (s *Service) UpdateExemption(ctx context.Context, req *exemptionv1.UpdateEx
 	if len(paths) == 0 {
 		paths = exemptionPaths
 	}
+	asked := proto.CloneOf(req.GetExemption())
+	asked.By = auth.Actor(ctx, asked.GetBy())
 	resp := &exemptionv1.UpdateExemptionResponse{}
 	err := s.inTx(ctx, func(ctx context.Context, tx *transaction) error {
 		if err := tx.lockExemptions(ctx); err != nil {
@@ -515,14 +547,17 @@ func (s *Service) UpdateExemption(ctx context.Context, req *exemptionv1.UpdateEx
 		if x.Expired || !x.ExpireTime.After(tx.now) {
 			return errs.New(errs.FailedPrecondition, "EXEMPTION_EXPIRED", "exemption %s ended on %s; make another", x.ID, x.ExpireTime.Format(time.RFC3339))
 		}
-		if err := x.set(req.GetExemption(), paths, tx.now); err != nil {
+		if err := x.tellAudit(ctx, tx); err != nil {
+			return err
+		}
+		if err := x.set(asked, paths, tx.now); err != nil {
 			return err
 		}
 		x.Revision++
 		if _, err := tx.NewUpdate().Model(x).WherePK().Exec(ctx); err != nil {
 			return err
 		}
-		tx.actor = x.By
+		tx.actor = auth.Actor(ctx, x.By)
 		exempted, reopened, err := tx.applyExemptions(ctx, x, findingv1.Cause_CAUSE_USER)
 		if err != nil {
 			return err
@@ -553,9 +588,13 @@ func (s *Service) DeleteExemption(ctx context.Context, req *exemptionv1.DeleteEx
 		if err := x.match(req.GetEtag()); err != nil {
 			return err
 		}
+		if err := x.tellAudit(ctx, tx); err != nil {
+			return err
+		}
 		if _, err := tx.NewDelete().Model(x).WherePK().Exec(ctx); err != nil {
 			return err
 		}
+		tx.actor = auth.Actor(ctx, "")
 		exempted, reopened, err := tx.applyExemptions(ctx, x, findingv1.Cause_CAUSE_USER)
 		if err != nil {
 			return err
@@ -572,19 +611,7 @@ func (s *Service) DeleteExemption(ctx context.Context, req *exemptionv1.DeleteEx
 // endExemptions ends exemptions when their time has come, until ctx ends. All
 // replicas do; of each exemption it is one.
 func (s *Service) endExemptions(ctx context.Context) {
-	poll := time.NewTimer(0)
-	defer poll.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-poll.C:
-		}
-		if err := s.endExemptionsOnce(ctx); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "cannot end exemptions; trying again", "error", err)
-		}
-		poll.Reset(expiryPoll)
-	}
+	s.every(ctx, expiryPoll, "end exemptions", s.endExemptionsOnce)
 }
 
 // endExemptionsOnce ends those whose time has come, each by itself.

@@ -2,6 +2,7 @@ package persistence
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"github.com/uptrace/bun"
@@ -16,10 +17,12 @@ type fields map[string]field
 type field struct {
 	column string
 	kind   filter.Kind
-	// Of a number that can be unknown: the same with what is unknown above, or
+	// Of a number, or a time, that can be unknown: the same with what is unknown above, or
 	// below, all others, as indexes have it.
 	above, below string
 	values       map[string]int64 // of an enum or a rank
+	// Of an enum: what follows from its being a value, as an index knows it.
+	implied map[int64]string
 }
 
 const (
@@ -88,8 +91,37 @@ func (p *predicate) hint(q *bun.SelectQuery) *bun.SelectQuery {
 	case p.Op == filtering.FunctionEquals && p.Kind == kindMap:
 		entry, _ := json.Marshal(map[string]any{p.Key: p.Value}) // texts
 		q = q.Where(p.fields[p.Base].column+" @> ?::jsonb", string(entry))
+	case p.Kind == kindTime && p.fields[p.Base].below != "" && p.Value != nil && p.Op != filtering.FunctionNotEquals:
+		q = q.Where(p.fields[p.Base].below+" "+p.Op+" ?::timestamptz", p.Value)
+	case p.Op == filtering.FunctionEquals && p.Kind == kindEnum:
+		if implied := p.fields[p.Base].implied[p.Value.(int64)]; implied != "" {
+			q = q.Where(implied)
+		}
 	}
 	return q
+}
+
+// never says that no row that matches has the value in an enum, as far as that is
+// easily seen.
+func (p *predicate) never(field string, value int64) bool {
+	if p == nil {
+		return false
+	}
+	never := func(o *filter.Filter) bool { return p.operand(o).never(field, value) }
+	switch p.Op {
+	case filter.And:
+		return slices.ContainsFunc(p.Operands, never)
+	case filter.Or:
+		return !slices.ContainsFunc(p.Operands, func(o *filter.Filter) bool { return !never(o) })
+	case filter.Not:
+		o := p.Operands[0]
+		return o.Op == filtering.FunctionEquals && o.Name == field && o.Value == value
+	case filtering.FunctionEquals:
+		return p.Name == field && p.Value != value
+	case filtering.FunctionNotEquals:
+		return p.Name == field && p.Value == value
+	}
+	return false
 }
 
 // sql is the predicate with a placeholder for each value.

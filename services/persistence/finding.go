@@ -18,6 +18,7 @@ import (
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/page"
 	"nightshift.dev/pkg/report"
@@ -232,6 +233,9 @@ func storedCost(b []byte) (*rulev1.MonthlyCost, error) {
 	return c, proto.Unmarshal(b, c)
 }
 
+// resolvedOrNever is when a finding was resolved, as the index on it has it.
+const resolvedOrNever = "coalesce(f.resolve_time, '0001-01-01 00:00:00+00')"
+
 var findingFields = fields{
 	"id":               {column: "f.id", kind: kindText},
 	"rule_id":          {column: "f.rule_id", kind: kindText},
@@ -246,7 +250,7 @@ var findingFields = fields{
 	"resource_name":    {column: "f.resource_name", kind: kindText},
 	"owner":            {column: "f.owner", kind: kindText},
 	"assignee":         {column: "f.assignee", kind: kindText},
-	"acknowledged":     {column: "(f.ack IS NOT NULL)::int", kind: kindEnum, values: map[string]int64{"FALSE": 0, "TRUE": 1}},
+	"acknowledged":     {column: "(f.ack IS NOT NULL)::int", kind: kindEnum, values: map[string]int64{"FALSE": 0, "TRUE": 1}, implied: map[int64]string{1: "f.ack IS NOT NULL"}},
 	"title":            {column: "f.title", kind: kindText},
 	"last_run_id":      {column: "c.last_run_id", kind: kindText},
 	"monthly_cost":     {column: "f.cost_high", kind: kindNumber, above: "coalesce(f.cost_high, 'Infinity')", below: "coalesce(f.cost_high, '-Infinity')"},
@@ -255,7 +259,7 @@ var findingFields = fields{
 	"first_seen":       {column: "f.first_seen", kind: kindTime},
 	"last_seen":        {column: "c.last_seen", kind: kindTime},
 	"since":            {column: "f.since", kind: kindTime},
-	"resolve_time":     {column: "f.resolve_time", kind: kindTime},
+	"resolve_time":     {column: "f.resolve_time", kind: kindTime, below: resolvedOrNever},
 	"orphan_time":      {column: "o.time", kind: kindTime},
 	"tags":             {column: "f.tags", kind: kindMap},
 }
@@ -263,16 +267,20 @@ var findingFields = fields{
 // findingOrders are what findings can be sorted by. Unknown costs come last,
 // whether costs rise or fall.
 var findingOrders = sortable[*finding]{
-	"id":           both("id", "f.id", textKey(func(f *finding) string { return f.ID })),
-	"rule_id":      both("rule_id", "f.rule_id", textKey(func(f *finding) string { return f.RuleID })),
-	"account":      both("account", "f.account", textKey(func(f *finding) string { return f.Account })),
-	"region":       both("region", "f.region", textKey(func(f *finding) string { return f.Region })),
-	"owner":        both("owner", "f.owner", textKey(func(f *finding) string { return f.Owner })),
-	"state":        both("state", "f.state", intKey(func(f *finding) int64 { return int64(f.State) })),
-	"severity":     both("severity", "f.severity", intKey(func(f *finding) int64 { return int64(f.Severity) })),
-	"first_seen":   both("first_seen", "f.first_seen", timeKey(func(f *finding) time.Time { return f.FirstSeen })),
-	"last_seen":    both("last_seen", "c.last_seen", timeKey(func(f *finding) time.Time { return f.LastSeen })),
-	"resolve_time": both("resolve_time", "coalesce(f.resolve_time, '0001-01-01 00:00:00+00')", timeKey(func(f *finding) time.Time { return cmp.Or(f.ResolveTime, &time.Time{}).UTC() })),
+	"id":         both("id", "f.id", textKey(func(f *finding) string { return f.ID })),
+	"rule_id":    both("rule_id", "f.rule_id", textKey(func(f *finding) string { return f.RuleID })),
+	"account":    both("account", "f.account", textKey(func(f *finding) string { return f.Account })),
+	"region":     both("region", "f.region", textKey(func(f *finding) string { return f.Region })),
+	"owner":      both("owner", "f.owner", textKey(func(f *finding) string { return f.Owner })),
+	"state":      both("state", "f.state", intKey(func(f *finding) int64 { return int64(f.State) })),
+	"severity":   both("severity", "f.severity", intKey(func(f *finding) int64 { return int64(f.Severity) })),
+	"first_seen": both("first_seen", "f.first_seen", timeKey(func(f *finding) time.Time { return f.FirstSeen })),
+	"last_seen":  both("last_seen", "c.last_seen", timeKey(func(f *finding) time.Time { return f.LastSeen })),
+	"resolve_time": func() [2]term[*finding] {
+		terms := both("resolve_time", resolvedOrNever, timeKey(func(f *finding) time.Time { return cmp.Or(f.ResolveTime, &time.Time{}).UTC() }))
+		terms[0].crowd = time.Time{}
+		return terms
+	}(),
 	"monthly_cost": {
 		{name: "monthly_cost", expr: "coalesce(f.cost_high, 'Infinity')", key: floatKey(func(f *finding) float64 { return f.costOr(math.Inf(1)) })},
 		{name: "monthly_cost", expr: "coalesce(f.cost_high, '-Infinity')", desc: true, key: floatKey(func(f *finding) float64 { return f.costOr(math.Inf(-1)) })},
@@ -297,7 +305,7 @@ func (s *Service) GetFinding(ctx context.Context, req *findingv1.GetFindingReque
 		return nil, err
 	}
 	var rows []*finding
-	if err := selectFindings(db).Where("f.id = ?", req.GetId()).Scan(ctx, &rows); err != nil {
+	if err := only(ctx, "f.account", selectFindings(db)).Where("f.id = ?", req.GetId()).Scan(ctx, &rows); err != nil {
 		return nil, fault(err)
 	}
 	if len(rows) == 0 {
@@ -331,13 +339,23 @@ func (s *Service) ListFindings(ctx context.Context, req *findingv1.ListFindingsR
 	if err != nil {
 		return nil, err
 	}
+	never := func(states ...findingv1.State) bool {
+		return !slices.ContainsFunc(states, func(st findingv1.State) bool { return !where.never("state", int64(st)) })
+	}
+	switch {
+	case never(findingv1.State_STATE_RESOLVED):
+		// They all have the same place in it, which an index that begins with the others would have to be read up to.
+		o = slices.DeleteFunc(o, func(t term[*finding]) bool { return t.name == "resolve_time" })
+	case never(findingv1.State_STATE_OPEN, findingv1.State_STATE_REOPENED, findingv1.State_STATE_EXEMPT):
+		o[0].crowd = nil
+	}
 	mask, err := readMask(req.GetReadMask())
 	if err != nil {
 		return nil, err
 	}
 	bind := []string{"findings", req.GetFilter(), req.GetOrderBy()}
 	rows, next, err := list(ctx, o, req.GetPageToken(), page.Size(req.GetPageSize()), bind,
-		func() *bun.SelectQuery { return where.apply(selectFindings(db)) })
+		func() *bun.SelectQuery { return where.apply(only(ctx, "f.account", selectFindings(db))) })
 	if err != nil {
 		return nil, err
 	}
@@ -388,7 +406,7 @@ func (s *Service) ListTransitions(ctx context.Context, req *findingv1.ListTransi
 	if err != nil {
 		return nil, err
 	}
-	if len(rows) == 0 {
+	if len(rows) == 0 || len(auth.From(ctx).Accounts) > 0 {
 		// No finding is without a first transition.
 		if _, err := s.GetFinding(ctx, &findingv1.GetFindingRequest{Id: req.GetFindingId()}); err != nil {
 			return nil, err

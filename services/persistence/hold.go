@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -160,14 +161,9 @@ func (tx *transaction) dropHeld(ctx context.Context, rows []*heldRow) error {
 }
 
 func sortedKeys[V any](m map[accountKey]V) []accountKey {
-	keys := make([]accountKey, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, func(a, b accountKey) int {
+	return slices.SortedFunc(maps.Keys(m), func(a, b accountKey) int {
 		return cmp.Or(cmp.Compare(a.RunID, b.RunID), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Account, b.Account))
 	})
-	return keys
 }
 
 // seenWhole returns which resource types an earlier scan has listed completely,
@@ -593,7 +589,11 @@ func (s *Service) ReleaseHold(ctx context.Context, req *findingv1.ReleaseHoldReq
 	if err := refuseNUL(req, ""); err != nil {
 		return nil, err
 	}
-	total, released, err := s.eachHeld(ctx, req.GetRunId(), req.GetAccount(), req.GetActor(), "findings_released", func(ctx context.Context, tx *transaction, k scopeKey, rows []*heldRow) error {
+	actor, err := actorOf(ctx, req.GetActor())
+	if err != nil {
+		return nil, err
+	}
+	total, released, err := s.eachHeld(ctx, req.GetRunId(), req.GetAccount(), actor, "findings_released", func(ctx context.Context, tx *transaction, k scopeKey, rows []*heldRow) error {
 		tx.unbraked = true
 		// Whatever the run is still to find is released as well.
 		_, err := tx.NewRaw("INSERT INTO holds (run_id, service, account, time, before, released) VALUES (?, ?, ?, ?, 0, true) ON CONFLICT (run_id, service, account) DO UPDATE SET released = true",
@@ -689,7 +689,11 @@ func (s *Service) DiscardHold(ctx context.Context, req *findingv1.DiscardHoldReq
 	if err := refuseNUL(req, ""); err != nil {
 		return nil, err
 	}
-	total, _, err := s.eachHeld(ctx, req.GetRunId(), req.GetAccount(), req.GetActor(), "findings_discarded", func(ctx context.Context, tx *transaction, _ scopeKey, rows []*heldRow) error {
+	actor, err := actorOf(ctx, req.GetActor())
+	if err != nil {
+		return nil, err
+	}
+	total, _, err := s.eachHeld(ctx, req.GetRunId(), req.GetAccount(), actor, "findings_discarded", func(ctx context.Context, tx *transaction, _ scopeKey, rows []*heldRow) error {
 		var ids []string
 		for _, h := range rows {
 			if h.Observation == nil {

@@ -184,7 +184,7 @@ func (s *Service) ListInstances(ctx context.Context, req *inventoryv1.ListInstan
 		return nil, err
 	}
 	rows, next, err := list(ctx, by, req.GetPageToken(), page.Size(req.GetPageSize()), []string{"instances", req.GetFilter(), req.GetOrderBy()},
-		func() *bun.SelectQuery { return where.apply(selectInstances(db)) })
+		func() *bun.SelectQuery { return where.apply(only(ctx, "i.account", selectInstances(db))) })
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +198,7 @@ func (s *Service) ListInstances(ctx context.Context, req *inventoryv1.ListInstan
 // readInstance finds an instance by its id, which AWS gives once.
 func readInstance(ctx context.Context, db bun.IDB, id string) (*instance, error) {
 	i := &instance{}
-	err := selectInstances(db).Where("i.id = ?", id).OrderExpr("i.last_seen DESC, i.arn").Limit(1).Scan(ctx, i)
+	err := only(ctx, "i.account", selectInstances(db)).Where("i.id = ?", id).OrderExpr("i.last_seen DESC, i.arn").Limit(1).Scan(ctx, i)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, errs.New(errs.NotFound, "INSTANCE_NOT_FOUND", "no instance %s was ever seen", id)
 	}

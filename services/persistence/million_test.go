@@ -145,7 +145,7 @@ func BenchmarkMillion(b *testing.B) {
 		"severe": `severity >= "HIGH" AND state = "OPEN"`, "owner": `owner = "team-7" AND state = "OPEN"`, "rule": `rule_id = "rule-3" AND region = "region-2"`,
 		"dear": `monthly_cost > 400 AND state = "OPEN"`, "tag": `tags.app = "app-77"`, "acknowledged": `acknowledged = true`,
 	}
-	orders := []string{"first_seen desc", "first_seen", "monthly_cost desc", "monthly_cost", "severity desc", "severity", "rule_id", "account", "region", "owner", "state", "id", "last_seen desc", "resolve_time desc"}
+	orders := []string{"first_seen desc", "first_seen", "monthly_cost desc", "monthly_cost", "severity desc", "severity", "rule_id", "account", "region", "owner", "state", "id", "last_seen desc", "last_seen", "resolve_time desc", "resolve_time"}
 	for _, order := range orders {
 		for name, filter := range filters {
 			for _, deep := range []int{0, 20} {

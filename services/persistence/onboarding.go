@@ -292,7 +292,7 @@ func (s *Service) GetOnboarding(ctx context.Context, req *accountv1.GetOnboardin
 		return nil, err
 	}
 	o := &onboarding{}
-	err = db.NewSelect().Model(o).Where("o.id = ?", req.GetId()).Scan(ctx)
+	err = only(ctx, "o.account", db.NewSelect().Model(o)).Where("o.id = ?", req.GetId()).Scan(ctx)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, errs.New(errs.NotFound, "ONBOARDING_NOT_FOUND", "there is no onboarding %s", req.GetId())
 	}
@@ -316,7 +316,9 @@ func (s *Service) ListOnboardings(ctx context.Context, req *accountv1.ListOnboar
 		return nil, err
 	}
 	rows, next, err := list(ctx, onboardingOrder, req.GetPageToken(), page.Size(req.GetPageSize()), []string{"onboardings", req.GetFilter()},
-		func() *bun.SelectQuery { return where.apply(db.NewSelect().Model((*onboarding)(nil))) })
+		func() *bun.SelectQuery {
+			return where.apply(only(ctx, "o.account", db.NewSelect().Model((*onboarding)(nil))))
+		})
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,8 @@ import (
 	"google.golang.org/grpc"
 
 	accountv1 "nightshift.dev/gen/nightshift/account/v1"
+	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
+	authv1 "nightshift.dev/gen/nightshift/auth/v1"
 	exemptionv1 "nightshift.dev/gen/nightshift/exemption/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	healthv1 "nightshift.dev/gen/nightshift/health/v1"
@@ -67,6 +69,8 @@ var Definition = app.Definition{
 type Service struct {
 	accountv1.UnimplementedAccountServiceServer
 	accountv1.UnimplementedOnboardingServiceServer
+	auditv1.UnimplementedAuditServiceServer
+	authv1.UnimplementedAuthServiceServer
 	exemptionv1.UnimplementedExemptionServiceServer
 	findingv1.UnimplementedFindingServiceServer
 	healthv1.UnimplementedHealthStateServiceServer
@@ -105,6 +109,7 @@ func New(cfg Config, log *slog.Logger, b *bus.Bus, now func() time.Time) (*Servi
 	}
 	bus.OnBatch(b, ingestMessages, s.onFindingsObserved, bus.Concurrency(2))
 	bus.On(b, s.onScopeFinished)
+	bus.OnBatch(b, auditMessages, s.onAuditRecorded, bus.MaxAttempts(bus.Unlimited))
 	return s, nil
 }
 
@@ -128,6 +133,8 @@ func open(cfg Config, log *slog.Logger, p publisher, now func() time.Time) (*Ser
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	accountv1.RegisterAccountServiceServer(r, s)
 	accountv1.RegisterOnboardingServiceServer(r, s)
+	auditv1.RegisterAuditServiceServer(r, s)
+	authv1.RegisterAuthServiceServer(r, s)
 	exemptionv1.RegisterExemptionServiceServer(r, s)
 	findingv1.RegisterFindingServiceServer(r, s)
 	healthv1.RegisterHealthStateServiceServer(r, s)

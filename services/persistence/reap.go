@@ -35,6 +35,12 @@ const (
 // reap looks after runs that are stuck, until ctx ends. All replicas do; of
 // each run it is one.
 func (s *Service) reap(ctx context.Context) {
+	s.every(ctx, reapEvery, "look after runs that are stuck", s.reapOnce)
+}
+
+// every does things now and again and again, until ctx ends. One that fails is
+// said, and is done the next time.
+func (s *Service) every(ctx context.Context, interval time.Duration, what string, do ...func(context.Context) error) {
 	poll := time.NewTimer(0)
 	defer poll.Stop()
 	for {
@@ -43,10 +49,12 @@ func (s *Service) reap(ctx context.Context) {
 			return
 		case <-poll.C:
 		}
-		if err := s.reapOnce(ctx); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "cannot look after runs that are stuck; trying again", "error", err)
+		for _, do := range do {
+			if err := do(ctx); err != nil && ctx.Err() == nil {
+				s.log.WarnContext(ctx, "cannot "+what+"; trying again", "error", err)
+			}
 		}
-		poll.Reset(reapEvery)
+		poll.Reset(interval)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 )
 
@@ -131,7 +132,7 @@ func (s *Service) RetryRun(ctx context.Context, req *runv1.RetryRunRequest) (*ru
 		if err != nil {
 			return err
 		}
-		resp.Run, err = tx.retryRun(ctx, r, id, req.GetRequestedBy(), wanted)
+		resp.Run, err = tx.retryRun(ctx, r, id, auth.Actor(ctx, req.GetRequestedBy()), wanted)
 		return err
 	})
 	if err != nil {

@@ -562,14 +562,9 @@ func (tx *transaction) forget(ctx context.Context, where func(bun.QueryBuilder) 
 
 // values are the values of a map in the order of its keys.
 func values[V any](m map[string]V) []V {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	vs := make([]V, len(keys))
-	for i, k := range keys {
-		vs[i] = m[k]
+	vs := make([]V, 0, len(m))
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		vs = append(vs, m[k])
 	}
 	return vs
 }

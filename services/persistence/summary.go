@@ -75,8 +75,12 @@ func (s *Service) SummarizeFindings(ctx context.Context, req *findingv1.Summariz
 		if where.names("last_seen") || where.names("last_run_id") {
 			source = source.Join("JOIN checks AS c ON c.id = f.id")
 		}
+		if where.names("orphan_time") {
+			source = source.Join("LEFT JOIN orphans AS o ON o.finding_id = f.id")
+		}
 		source = where.apply(source)
 	}
+	source = only(ctx, "f.account", source)
 	size := facetSize
 	if req.GetFacetSize() > 0 {
 		size = page.Size(req.GetFacetSize())
@@ -291,7 +295,7 @@ func (s *Service) ListFindingDays(ctx context.Context, req *findingv1.ListFindin
 		Place int
 		dayCounts
 	}
-	if err := where.apply(q).Scan(ctx, &rows); err != nil {
+	if err := where.apply(only(ctx, "f.account", q)).Scan(ctx, &rows); err != nil {
 		return nil, fault(err)
 	}
 	byPlace := map[int]dayCounts{}

@@ -23,7 +23,7 @@ func TestSummaries(t *testing.T) {
 	update(t, s, assign("bob", "vol-07"))
 	for _, filter := range []string{
 		"", `state = "OPEN"`, `severity >= "HIGH"`, `owner = "bob"`, `owner = ""`, `acknowledged = true`, `NOT acknowledged = true`, `rule_id = "x"`, `category = "WASTE" AND state != "RESOLVED"`,
-		`account = "111122223333" AND region:"eu"`, `monthly_cost > 5`, `last_seen > "2026-01-01T00:30:00Z"`, `tags.Owner = "ops"`, `resource_id:"1"`, `monthly_cost_low < 2`, `reopen_count = 0`, `assignee:*`,
+		`account = "111122223333" AND region:"eu"`, `monthly_cost > 5`, `last_seen > "2026-01-01T00:30:00Z"`, `tags.Owner = "ops"`, `resource_id:"1"`, `monthly_cost_low < 2`, `reopen_count = 0`, `assignee:*`, `orphan_time:*`, `NOT orphan_time > "2000-01-01T00:00:00Z"`, `last_run_id = "waste-scan/1" OR orphan_time:*`,
 	} {
 		var want findingv1.Totals
 		facets := map[string]int64{}

@@ -61,7 +61,9 @@ func (s *Service) ListEntries(ctx context.Context, req *systemlogv1.ListEntriesR
 		return nil, err
 	}
 	rows, next, err := list(ctx, entryOrder, req.GetPageToken(), page.Size(req.GetPageSize()), []string{"entries", req.GetFilter()},
-		func() *bun.SelectQuery { return where.apply(db.NewSelect().Model((*entry)(nil))) })
+		func() *bun.SelectQuery {
+			return where.apply(only(ctx, "l.account", db.NewSelect().Model((*entry)(nil))))
+		})
 	if err != nil {
 		return nil, err
 	}
@@ -97,18 +99,7 @@ const partitionsAhead = 2
 
 // keepPartitions adds the system log's months until ctx ends.
 func (s *Service) keepPartitions(ctx context.Context) {
-	tick := time.NewTicker(6 * time.Hour)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			if err := s.addPartitions(ctx); err != nil && ctx.Err() == nil {
-				s.log.WarnContext(ctx, "cannot add a month to the system log; entries go to its default partition", "error", err)
-			}
-		}
-	}
+	s.every(ctx, 6*time.Hour, "add a month to the system log, whose entries go to its default partition", s.addPartitions)
 }
 
 // addPartitions adds the present month and those ahead of it.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/page"
 )
@@ -23,6 +24,7 @@ const (
 // that nothing before a token is yet to come.
 func (s *Service) WatchFindings(req *findingv1.WatchFindingsRequest, stream findingv1.FindingService_WatchFindingsServer) error {
 	ctx := stream.Context()
+	caller := auth.From(ctx)
 	where, err := findingFields.parse(req.GetFilter())
 	if err != nil {
 		return err
@@ -51,7 +53,7 @@ func (s *Service) WatchFindings(req *findingv1.WatchFindingsRequest, stream find
 				return err
 			}
 			position = row.Seq
-			if !where.match(func(name string) any { return valueOf(c.finding, name) }) {
+			if !caller.Sees(c.finding.GetResource().GetAccount()) || !where.match(func(name string) any { return valueOf(c.finding, name) }) {
 				continue
 			}
 			if err := stream.Send(&findingv1.WatchFindingsResponse{Finding: c.finding, Transition: c.transition, ResumeToken: watchToken(position)}); err != nil {

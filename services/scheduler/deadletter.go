@@ -4,6 +4,7 @@ import (
 	"context"
 
 	deadletterv1 "nightshift.dev/gen/nightshift/deadletter/v1"
+	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/page"
 )
 
@@ -37,6 +38,7 @@ func (s *Service) GetDeadLetter(ctx context.Context, req *deadletterv1.GetDeadLe
 
 // ReplayDeadLetter hands a message to the consumer that gave it up.
 func (s *Service) ReplayDeadLetter(ctx context.Context, req *deadletterv1.ReplayDeadLetterRequest) (*deadletterv1.ReplayDeadLetterResponse, error) {
+	s.tellAudit(ctx, req.GetId())
 	if err := s.bus.DeadLetters().Replay(ctx, req.GetId()); err != nil {
 		return nil, err
 	}
@@ -45,8 +47,20 @@ func (s *Service) ReplayDeadLetter(ctx context.Context, req *deadletterv1.Replay
 
 // DeleteDeadLetter removes a dead letter for good.
 func (s *Service) DeleteDeadLetter(ctx context.Context, req *deadletterv1.DeleteDeadLetterRequest) (*deadletterv1.DeleteDeadLetterResponse, error) {
+	s.tellAudit(ctx, req.GetId())
 	if err := s.bus.DeadLetters().Delete(ctx, req.GetId()); err != nil {
 		return nil, err
 	}
 	return &deadletterv1.DeleteDeadLetterResponse{}, nil
+}
+
+// tellAudit says which message it is that goes. What it holds stays out: it is
+// as large as messages are, and what nobody could read.
+func (s *Service) tellAudit(ctx context.Context, id uint64) {
+	d, err := s.bus.DeadLetters().Get(ctx, id)
+	if err != nil {
+		return // what is to happen to it fails by itself
+	}
+	d.Payload, d.PayloadJson = nil, ""
+	app.Before(ctx, d)
 }

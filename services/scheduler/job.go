@@ -17,6 +17,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
+	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/bus"
 	"nightshift.dev/pkg/errs"
 	"nightshift.dev/pkg/page"
@@ -227,6 +229,7 @@ func (s *Service) change(ctx context.Context, name, etag string, edit func(*jobv
 		if err := checkEtag(name, etag, e.Revision); err != nil {
 			return nil, err
 		}
+		app.Before(ctx, s.present(e.Value, e.Revision))
 		job := proto.CloneOf(e.Value)
 		if err := edit(job); err != nil {
 			return nil, err
@@ -277,6 +280,7 @@ func (s *Service) DeleteJob(ctx context.Context, req *jobv1.DeleteJobRequest) (*
 		if err := checkEtag(req.GetName(), req.GetEtag(), e.Revision); err != nil {
 			return nil, err
 		}
+		app.Before(ctx, s.present(e.Value, e.Revision))
 		err = s.jobs.Delete(ctx, req.GetName(), e.Revision)
 		if errors.Is(err, bus.ErrConflict) {
 			continue
@@ -303,7 +307,7 @@ func (s *Service) RunJob(ctx context.Context, req *jobv1.RunJobRequest) (*jobv1.
 	}
 	now := s.clock.time()
 	t := trigger(e.Value, req.GetName()+"/manual-"+id, now)
-	t.Cause, t.RequestedBy, t.PlannedTime = jobv1.Cause_CAUSE_MANUAL, req.GetRequestedBy(), timestamppb.New(now)
+	t.Cause, t.RequestedBy, t.PlannedTime = jobv1.Cause_CAUSE_MANUAL, auth.Actor(ctx, req.GetRequestedBy()), timestamppb.New(now)
 	t.OverlapPolicy = cmp.Or(req.GetOverlapPolicy(), t.GetOverlapPolicy())
 	t.Parameters = overlaid(e.Value.GetParameters(), req.GetParameters())
 	if err := s.bus.Publish(ctx, &jobv1.JobRequested{Trigger: t}); err != nil {
@@ -367,7 +371,7 @@ func (s *Service) BackfillJob(ctx context.Context, req *jobv1.BackfillJobRequest
 	parameters := overlaid(e.Value.GetParameters(), req.GetParameters())
 	for _, p := range all {
 		t := trigger(e.Value, id+p.Format(time.RFC3339), now)
-		t.Cause, t.RequestedBy, t.PlannedTime = jobv1.Cause_CAUSE_BACKFILL, req.GetRequestedBy(), timestamppb.New(p)
+		t.Cause, t.RequestedBy, t.PlannedTime = jobv1.Cause_CAUSE_BACKFILL, auth.Actor(ctx, req.GetRequestedBy()), timestamppb.New(p)
 		t.OverlapPolicy = cmp.Or(req.GetOverlapPolicy(), jobv1.OverlapPolicy_OVERLAP_POLICY_QUEUE_ALL)
 		t.Parameters = parameters
 		if !req.GetDryRun() {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -27,26 +29,49 @@ func (c *cli) cleanupCommand() *cobra.Command {
 
 // cleanupFlags are the parameters of a cleanup.
 type cleanupFlags struct {
+	job     string
 	targets []string
 	params  map[string]string
 }
 
 func (f *cleanupFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.job, "job", "cleanup", "job of kind cleanup")
 	cmd.Flags().StringSliceVar(&f.targets, "target", nil, "only these targets, such as runs or system-log; may be given several times")
 	cmd.Flags().StringToStringVar(&f.params, "param", nil, "parameter NAME=VALUE in place of a rule's own, such as system_log_days=30; may be given several times")
 }
 
 func (f *cleanupFlags) parameters() (map[string]string, error) {
 	params := map[string]string{}
-	for k, v := range f.params {
-		params[k] = v
-	}
+	maps.Copy(params, f.params)
 	if len(f.targets) > 0 {
 		if params["targets"] != "" {
 			return nil, usage("give --target or --param targets=…, and not both")
 		}
 		params["targets"] = strings.Join(f.targets, ",")
 	}
+	return params, nil
+}
+
+// ofJob are the parameters with which a run of the job would begin.
+func (f *cleanupFlags) ofJob(cmd *cobra.Command, c *cli) (map[string]string, error) {
+	own, err := f.parameters()
+	if err != nil {
+		return nil, err
+	}
+	api, err := c.jobs()
+	if err != nil {
+		return nil, err
+	}
+	r, err := api.GetJob(cmd.Context(), &jobv1.GetJobRequest{Name: f.job})
+	switch {
+	case errors.Is(err, errs.NotFound) && !cmd.Flags().Changed("job"):
+		c.say("there is no job %s: these are the rules of the service", f.job)
+	case err != nil:
+		return nil, withHint(err, errs.NotFound, noSuchJob)
+	}
+	params := map[string]string{}
+	maps.Copy(params, r.GetJob().GetParameters())
+	maps.Copy(params, own)
 	return params, nil
 }
 
@@ -87,9 +112,12 @@ func (c *cli) cleanupRules() *cobra.Command {
 	var f cleanupFlags
 	cmd := &cobra.Command{
 		Use: "rules", Short: "Show how long what is kept", Args: cobra.NoArgs,
-		Example: "  nightshift cleanup rules",
+		Long: `Shows the rules that the next run of the job goes by: the rules' own figures, over them those of the service, over these the
+parameters of the job.`,
+		Example: `  nightshift cleanup rules
+  nightshift cleanup rules --param runs_days=30`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			params, err := f.parameters()
+			params, err := f.ofJob(cmd, c)
 			if err != nil {
 				return err
 			}
@@ -152,13 +180,13 @@ func (c *cli) cleanupPreview() *cobra.Command {
 	var f cleanupFlags
 	cmd := &cobra.Command{
 		Use: "preview", Short: "Count what a cleanup would remove now", Args: cobra.NoArgs,
-		Long: `Counts what a run of the job cleanup with the same parameters would remove now, and what is old enough and stays, with the
-reason. Findings of accounts and regions that scans no longer look at (target orphans) are marked, not removed. Nothing is changed.
-Parameters of the job itself ("nightshift jobs get cleanup") are not counted in; give them with --param.`,
+		Long: `Counts what a run of the job cleanup would remove now, with the job's own parameters and over them those given here, and what is
+old enough and stays, with the reason. Findings of accounts and regions that scans no longer look at (target orphans) are marked,
+not removed. Nothing is changed.`,
 		Example: `  nightshift cleanup preview
   nightshift cleanup preview --target runs --param runs_days=30 --param runs_keep=5`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			params, err := f.parameters()
+			params, err := f.ofJob(cmd, c)
 			if err != nil {
 				return err
 			}
@@ -197,7 +225,6 @@ func (c *cli) cleanupRun() *cobra.Command {
 	var (
 		f          cleanupFlags
 		watch, dry bool
-		job        string
 	)
 	cmd := &cobra.Command{
 		Use: "run", Short: "Clean up now, beside the schedule", Args: cobra.NoArgs,
@@ -215,18 +242,22 @@ for each target in the system log what went and what stayed.`,
 			}
 			ctx := cmd.Context()
 			// A mistake is said here, and not by a run that fails.
+			all, err := f.ofJob(cmd, c)
+			if err != nil {
+				return err
+			}
 			rules, err := c.cleanup()
 			if err != nil {
 				return err
 			}
-			if _, err := rules.ListCleanupRules(ctx, &cleanupv1.ListCleanupRulesRequest{Parameters: params}); err != nil {
+			if _, err := rules.ListCleanupRules(ctx, &cleanupv1.ListCleanupRulesRequest{Parameters: all}); err != nil {
 				return err
 			}
 			api, err := c.jobs()
 			if err != nil {
 				return err
 			}
-			r, err := api.RunJob(ctx, &jobv1.RunJobRequest{Name: job, Parameters: params, RequestedBy: requester()})
+			r, err := api.RunJob(ctx, &jobv1.RunJobRequest{Name: f.job, Parameters: params, RequestedBy: requester()})
 			if err != nil {
 				return withHint(err, errs.NotFound, noSuchJob)
 			}
@@ -244,6 +275,5 @@ for each target in the system log what went and what stayed.`,
 	fl := cmd.Flags()
 	fl.BoolVarP(&watch, "watch", "w", false, "follow the run to its end; exit with 1 when it fails and 6 when it is partial")
 	fl.BoolVar(&dry, "dry-run", false, "only count, and say so in the system log")
-	fl.StringVar(&job, "job", "cleanup", "job of kind cleanup to run")
 	return cmd
 }

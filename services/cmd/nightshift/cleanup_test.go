@@ -21,7 +21,15 @@ type janitor struct {
 	cleanupv1.UnimplementedCleanupServiceServer
 	jobv1.UnimplementedJobServiceServer
 
-	run *jobv1.RunJobRequest
+	run     *jobv1.RunJobRequest
+	preview *cleanupv1.PreviewCleanupRequest
+}
+
+func (j *janitor) GetJob(_ context.Context, r *jobv1.GetJobRequest) (*jobv1.GetJobResponse, error) {
+	if r.GetName() != "nightly" {
+		return nil, errs.New(errs.NotFound, "JOB_NOT_FOUND", "there is no job %q", r.GetName())
+	}
+	return &jobv1.GetJobResponse{Job: &jobv1.Job{Name: "nightly", Parameters: map[string]string{"runs_days": "7", "system_log_days": "5", "targets": "runs,outbox"}}}, nil
 }
 
 func (j *janitor) ListCleanupRules(_ context.Context, r *cleanupv1.ListCleanupRulesRequest) (*cleanupv1.ListCleanupRulesResponse, error) {
@@ -35,6 +43,7 @@ func (j *janitor) ListCleanupRules(_ context.Context, r *cleanupv1.ListCleanupRu
 }
 
 func (j *janitor) PreviewCleanup(_ context.Context, r *cleanupv1.PreviewCleanupRequest) (*cleanupv1.PreviewCleanupResponse, error) {
+	j.preview = r
 	out := &cleanupv1.PreviewCleanupResponse{Targets: []*cleanupv1.PreviewedTarget{{
 		Rule: &cleanupv1.Rule{Name: "runs"},
 		Preview: &retentionv1.Preview{Target: retentionv1.Target_TARGET_RUNS, BeforeTime: at, Count: 1234, OldestTime: at,
@@ -75,6 +84,8 @@ func TestCleanup(t *testing.T) {
 		{"cleanup preview", 1, []string{"1,234", "2 because they have not ended", "too slow", "1 target could not be counted"}},
 		{"cleanup preview --target runs -o csv", 0, []string{"runs,1234,2026-09-01T12:30:00Z"}},
 		{"cleanup preview --target runs --param targets=outbox", 2, []string{"not both"}},
+		{"cleanup preview --job weekly", 1, []string{"there is no job"}},
+		{"cleanup preview --job nightly --target runs --param runs_days=3", 0, []string{"1,234"}},
 		{"cleanup run --param runs_days=never", 2, []string{"is never"}},
 		{"cleanup run --target runs,outbox --param runs_days=30 --dry-run", 0, []string{"cleanup/manual-1"}},
 	} {
@@ -90,5 +101,9 @@ func TestCleanup(t *testing.T) {
 	}
 	if p := j.run.GetParameters(); j.run.GetName() != "cleanup" || p["targets"] != "runs,outbox" || p["dry_run"] != "true" || p["runs_days"] != "30" {
 		t.Errorf("ran %v", j.run)
+	}
+	// The job's own, and over them those given.
+	if p := j.preview.GetParameters(); p["runs_days"] != "3" || p["system_log_days"] != "5" || p["targets"] != "runs" {
+		t.Errorf("previewed %v", p)
 	}
 }

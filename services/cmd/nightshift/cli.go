@@ -18,7 +18,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"nightshift.dev/pkg/app"
 	"nightshift.dev/services"
@@ -33,12 +32,13 @@ type cli struct {
 	// size of the terminal in characters.
 	size func() (width, height int)
 
-	output  string
-	dataDir string
-	addrs   map[string]string
-	color   string
-	timeout time.Duration
-	verbose bool
+	output            string
+	dataDir           string
+	addrs             map[string]string
+	tlsDir, tokenFile string
+	color             string
+	timeout           time.Duration
+	verbose           bool
 
 	// giveUp ends the process when a stop takes too long; nil: wait for it.
 	giveUp func()
@@ -123,23 +123,29 @@ opened to resolved, and says what it costs.
 	f.StringVarP(&c.output, "output", "o", "table", "output: "+strings.Join(formats, ", "))
 	f.StringVar(&c.dataDir, "data-dir", "", `directory of "up", also where other commands learn its addresses (default "`+defaultDataDir+`", or $NIGHTSHIFT_DATA_DIR)`)
 	f.StringToStringVar(&c.addrs, "addr", nil, "address of a service, SERVICE=HOST:PORT; may be given several times")
+	f.StringVar(&c.tlsDir, "tls-dir", "", "directory with ca.crt of services that use TLS, and an operator's tls.crt and tls.key (default $NIGHTSHIFT_TLS_DIR)")
+	f.StringVar(&c.tokenFile, "token-file", "", `file with the token to call with (default $NIGHTSHIFT_TOKEN, $NIGHTSHIFT_TOKEN_FILE, that of "up", ~/.config/nightshift/token)`)
 	f.DurationVar(&c.timeout, "timeout", 0, "give up after this long, such as 30s or 10m (default: 30s for a call, none for what goes on)")
 	f.StringVar(&c.color, "color", "auto", "colours: "+strings.Join(colors, ", ")+"; auto respects NO_COLOR")
 	f.BoolVarP(&c.verbose, "verbose", "v", false, "say more on stderr")
 	complete(root, "output", formats...)
 	complete(root, "color", colors...)
 	_ = root.MarkPersistentFlagDirname("data-dir")
+	_ = root.MarkPersistentFlagDirname("tls-dir")
+	_ = root.MarkPersistentFlagFilename("token-file")
 
 	root.AddCommand(c.upCommand(), c.scanCommand(),
 		c.findingsCommand(), c.exemptionsCommand(), c.reportCommand(), c.runsCommand(), c.jobsCommand(), c.rulesCommand(), c.accountsCommand(), c.logsCommand(), c.deadLettersCommand(),
-		c.healthCommand(), c.doctorCommand(), c.inventoryCommand(), c.cleanupCommand(),
-		c.pricesCommand(), c.versionCommand())
+		c.healthCommand(), c.doctorCommand(), c.inventoryCommand(), c.cleanupCommand(), c.auditCommand(),
+		c.tokensCommand(), c.whoamiCommand(), c.deployCommand(),
+		c.notifyCommand(), c.pricesCommand(), c.versionCommand())
 	for _, g := range []struct {
 		id, title string
 		commands  []string
 	}{
 		{"look", "Look:", []string{"up", "scan", "doctor"}},
-		{"ask", "Ask the running services:", []string{"findings", "exemptions", "report", "runs", "jobs", "rules", "accounts", "logs", "deadletters", "health", "inventory", "cleanup"}},
+		{"ask", "Ask the running services:", []string{"findings", "exemptions", "report", "runs", "jobs", "rules", "accounts", "logs", "deadletters", "health", "inventory", "cleanup", "notify"}},
+		{"allow", "Decide who may what:", []string{"whoami", "tokens", "audit", "deploy"}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, cmd := range root.Commands() {
@@ -312,10 +318,14 @@ func (c *cli) dial(service string) (grpc.ClientConnInterface, error) {
 	if err != nil {
 		return nil, err
 	}
-	tell := func(err error) error { return c.unreachable(service, addr, source, err) }
+	how, err := c.way(service, addr, source)
+	if err != nil {
+		return nil, err
+	}
+	tell := func(err error) error { return how.notLetIn(c.unreachable(service, addr, source, err)) }
 	// Ours come first, so that they see errors as the others leave them.
 	opts := append([]grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(how.transport),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(receiveLimit)),
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			return tell(invoke(ctx, method, req, reply, cc, opts...))
@@ -328,6 +338,9 @@ func (c *cli) dial(service string) (grpc.ClientConnInterface, error) {
 			return telling{s, tell}, nil
 		}),
 	}, app.ClientOptions()...)
+	if how.bearer != "" {
+		opts = append(opts, grpc.WithPerRPCCredentials(how.bearer))
+	}
 	conn, err := grpc.NewClient(addr, opts...)
 	if err != nil {
 		return nil, usage("%s (%s) is not an address: %v", addr, source, err)

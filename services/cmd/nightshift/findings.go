@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,6 +64,14 @@ var findingColumns = []column[*findingv1.Finding]{
 	{name: "exempt_reason", flex: 12, spare: 3, text: func(f *findingv1.Finding) string { return f.GetExemption().GetReason() }},
 	{name: "assignee", text: (*findingv1.Finding).GetAssignee},
 	{name: "acknowledged_by", text: func(f *findingv1.Finding) string { return f.GetAcknowledgement().GetBy() }},
+	{name: "orphan_time", text: func(f *findingv1.Finding) string { return day(f.GetOrphanTime()) },
+		csv: func(f *findingv1.Finding) string { return stamp(f.GetOrphanTime()) }},
+	{name: "orphan_reason", text: func(f *findingv1.Finding) string {
+		if f.GetOrphanTime() == nil {
+			return ""
+		}
+		return name(f.GetOrphanReason())
+	}},
 }
 
 // columns are those that tell apart what is listed: its state where that
@@ -74,6 +83,9 @@ func (f *findingFilter) columns() []column[*findingv1.Finding] {
 		heads["state"] = "State"
 	case "exempt":
 		heads["exempt_until"], heads["exempt_by"], heads["exempt_reason"] = "Until", "By", "Why"
+	}
+	if f.orphaned {
+		heads["orphan_time"], heads["orphan_reason"] = "Orphan since", "Why"
 	}
 	out := slices.Clone(findingColumns)
 	for i := range out {
@@ -106,6 +118,7 @@ type findingFilter struct {
 	assignees                        []string
 	acknowledged                     string
 	minCost                          float64
+	orphaned                         bool
 }
 
 func (f *findingFilter) add(c *cli, cmd *cobra.Command, states bool) {
@@ -122,6 +135,7 @@ func (f *findingFilter) add(c *cli, cmd *cobra.Command, states bool) {
 	fl.StringArrayVar(&f.assignees, "assignee", nil, "that somebody gave to this owner; may be given several times")
 	fl.StringVar(&f.acknowledged, "acknowledged", "", "yes: that somebody knows about; no: that nobody does")
 	complete(cmd, "acknowledged", "yes", "no")
+	fl.BoolVar(&f.orphaned, "orphaned", false, "that no scan looks at any more, for their account or region is gone")
 	fl.Float64Var(&f.minCost, "min-cost", 0, "that cost at least this much a month, in USD; leaves out unknown costs")
 	fl.StringVar(&f.filter, "filter", "", `any other condition, such as 'resource_name:"web" AND first_seen > "2026-01-01T00:00:00Z"'`)
 	complete(cmd, "severity", enumNames(rulev1.Severity(0))...)
@@ -171,6 +185,9 @@ func (f *findingFilter) text() (string, error) {
 	default:
 		return "", usage("--acknowledged %q is not yes or no", f.acknowledged)
 	}
+	if f.orphaned {
+		and = append(and, "orphan_time:*")
+	}
 	if f.minCost > 0 {
 		and = append(and, "monthly_cost >= "+strconv.FormatFloat(f.minCost, 'f', -1, 64))
 	}
@@ -209,6 +226,7 @@ func (c *cli) findingsList() *cobra.Command {
   nightshift findings list --severity high --account 123456789012
   nightshift findings list --state exempt
   nightshift findings list --owner shop --acknowledged no
+  nightshift findings list --orphaned --state all
   nightshift findings list --state resolved --order "last_seen desc" -o csv > resolved.csv
   nightshift findings list --min-cost 50 --fail-on medium -o json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -425,6 +443,7 @@ func (c *cli) findingCard(f *findingv1.Finding, life []*findingv1.Transition) {
 		fact{name: "exempt until", text: exemptUntil(f.GetExemption())},
 		fact{name: "exempt by", text: f.GetExemption().GetBy()},
 		fact{name: "exempt because", text: f.GetExemption().GetReason()},
+		fact{"orphan", orphaned(f), yellow},
 		fact{name: "acknowledged by", text: acknowledged(f.GetAcknowledgement())},
 		fact{name: "note", text: f.GetAcknowledgement().GetNote()},
 		fact{name: "why", text: f.GetReason()},
@@ -459,6 +478,18 @@ func exemptUntil(x *rulev1.Exemption) string {
 		return "no end"
 	}
 	return when(x.GetExpireTime())
+}
+
+// orphaned says since when no scan looks at a finding, and why.
+func orphaned(f *findingv1.Finding) string {
+	if f.GetOrphanTime() == nil {
+		return ""
+	}
+	why := map[findingv1.OrphanReason]string{
+		findingv1.OrphanReason_ORPHAN_REASON_ACCOUNT_REMOVED: "its account is not registered any more",
+		findingv1.OrphanReason_ORPHAN_REASON_REGION_REMOVED:  "its region is not looked at any more",
+	}[f.GetOrphanReason()]
+	return "since " + when(f.GetOrphanTime()) + ", for " + cmp.Or(why, "no scan looks at it")
 }
 
 // acknowledged says who knows about a finding, and until when.

@@ -27,6 +27,9 @@ import (
 // jobs, show what was found.
 func (u *everything) work(ctx context.Context, failAt rulev1.Severity) error {
 	c := u.c
+	if err := u.token(ctx); err != nil {
+		return err
+	}
 	if err := u.register(ctx); err != nil {
 		return err
 	}

@@ -57,6 +57,13 @@ var onboardingColumns = []column[*accountv1.Onboarding]{
 	{name: "role_arn", text: func(o *accountv1.Onboarding) string { return o.GetAccount().GetRoleArn() }},
 }
 
+var onboardingStepColumns = []column[*accountv1.OnboardingStep]{
+	{head: "When", text: func(s *accountv1.OnboardingStep) string { return when(s.GetTime()) }},
+	{head: "State", text: func(s *accountv1.OnboardingStep) string { return name(s.GetState()) }},
+	{head: "Attempt", number: true, text: func(s *accountv1.OnboardingStep) string { return strconv.Itoa(int(s.GetAttempt())) }},
+	{head: "Why", flex: 20, text: (*accountv1.OnboardingStep).GetError},
+}
+
 func onboardingPaint(o *accountv1.Onboarding) paint {
 	switch o.GetState() {
 	case accountv1.OnboardingState_ONBOARDING_STATE_COMPLETED:
@@ -79,7 +86,11 @@ func (c *cli) printOnboarding(o *accountv1.Onboarding) error {
 			fact{name: "external id", text: o.GetAccount().GetExternalId()},
 			fact{name: "asked for", text: when(o.GetCreateTime())},
 			fact{name: "changed", text: when(o.GetUpdateTime())},
+			fact{name: "id", text: o.GetId()},
 		)
+		if len(o.GetSteps()) > 1 {
+			c.print("\n%s\n%s\n", c.outPaint(bold, "Steps"), renderTable(c, onboardingStepColumns, o.GetSteps()))
+		}
 		if s := o.GetState(); s != accountv1.OnboardingState_ONBOARDING_STATE_COMPLETED && s != accountv1.OnboardingState_ONBOARDING_STATE_CANCELLED {
 			c.print("%s", c.instructions(o))
 		}
@@ -437,9 +448,11 @@ func (c *cli) accountsOnboardings() *cobra.Command {
 		l             limit
 	)
 	cmd := &cobra.Command{
-		Use: "onboardings", Short: "List the onboardings, the newest first", Args: cobra.NoArgs,
-		Example: "  nightshift accounts onboardings --state failed\n  nightshift accounts onboardings --filter 'account = \"123456789012\"' -o yaml",
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use: "onboardings [ID]", Short: "List the onboardings, the newest first; or show one with its steps", Args: cobra.MaximumNArgs(1),
+		Example: `  nightshift accounts onboardings --state failed
+  nightshift accounts onboardings --filter 'account = "123456789012"' -o yaml
+  nightshift accounts onboardings 5f0c2b7e91aa4d30`,
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if state != "" {
 				if !slices.Contains(enumNames(accountv1.OnboardingState(0)), strings.ToUpper(state)) {
 					return usage("--state %q is not one of %s", state, strings.ToLower(strings.Join(enumNames(accountv1.OnboardingState(0)), ", ")))
@@ -453,6 +466,16 @@ func (c *cli) accountsOnboardings() *cobra.Command {
 			api, err := c.onboardings()
 			if err != nil {
 				return err
+			}
+			if len(args) == 1 {
+				if filter != "" {
+					return usage("name an onboarding, or say which to list, and not both")
+				}
+				r, err := api.GetOnboarding(cmd.Context(), &accountv1.GetOnboardingRequest{Id: args[0]})
+				if err != nil {
+					return withHint(err, errs.NotFound, "\"nightshift accounts onboardings\" shows the ids there are.")
+				}
+				return c.printOnboarding(r.GetOnboarding())
 			}
 			n, err := listAll(cmd.Context(), c, l, newPrinter(c, onboardingTree, onboardingColumns), func(size int32, token string) ([]*accountv1.Onboarding, string, error) {
 				r, err := api.ListOnboardings(cmd.Context(), &accountv1.ListOnboardingsRequest{PageSize: size, PageToken: token, Filter: filter})

@@ -52,6 +52,17 @@ func (f *fake) VerifyAccount(_ context.Context, r *accountv1.VerifyAccountReques
 	return &accountv1.VerifyAccountResponse{Verification: v}, nil
 }
 
+func (f *fake) GetOnboarding(_ context.Context, r *accountv1.GetOnboardingRequest) (*accountv1.GetOnboardingResponse, error) {
+	if r.GetId() != "x1" {
+		return nil, errs.New(errs.NotFound, "ONBOARDING_NOT_FOUND", "there is no onboarding %s", r.GetId())
+	}
+	return &accountv1.GetOnboardingResponse{Onboarding: &accountv1.Onboarding{Id: "x1", Account: &accountv1.Account{Id: "123456789012"}, State: accountv1.OnboardingState_ONBOARDING_STATE_FAILED,
+		Steps: []*accountv1.OnboardingStep{
+			{State: accountv1.OnboardingState_ONBOARDING_STATE_PENDING, Time: at},
+			{State: accountv1.OnboardingState_ONBOARDING_STATE_FAILED, Time: at, Attempt: 1, Error: "no such role"},
+		}}}, nil
+}
+
 func (f *fake) ListOnboardings(_ context.Context, r *accountv1.ListOnboardingsRequest) (*accountv1.ListOnboardingsResponse, error) {
 	f.got(r)
 	o := fakeOnboarding(&accountv1.Account{Id: "123456789010", Name: hostile}, accountv1.OnboardingState_ONBOARDING_STATE_FAILED)
@@ -240,6 +251,15 @@ func TestAccountStatesAndTemplates(t *testing.T) {
 	r := execute(t, env, "accounts", "onboardings", "--state", "failed", "--filter", "a OR b")
 	if got := ask[*accountv1.ListOnboardingsRequest](f); r.code != 0 || got[0].GetFilter() != `state = "FAILED" AND (a OR b)` || !strings.Contains(r.out, "FAILED") || strings.ContainsAny(r.out, "\x1b\x00\u202e\u009b") {
 		t.Errorf("code %d, asked for %v\n%q", r.code, got, r.out)
+	}
+	if r := execute(t, env, "accounts", "onboardings", "x1", "--state", "failed"); r.code != exitUsage {
+		t.Errorf("an id and a state: exit %d\n%s", r.code, r.err)
+	}
+	if r := execute(t, env, "accounts", "onboardings", "none"); r.code != exitError || !strings.Contains(r.err, "shows the ids there are") {
+		t.Errorf("none: exit %d\n%s", r.code, r.err)
+	}
+	if r := terminal(t.Context(), 100, env, "accounts", "onboardings", "x1"); r.code != 0 || !strings.Contains(r.out, "Steps") || !strings.Contains(r.out, "no such role") {
+		t.Errorf("x1: exit %d\n%s%s", r.code, r.out, r.err)
 	}
 	if r := execute(t, env, "accounts", "onboardings", "--state", "lost"); r.code != exitUsage {
 		t.Errorf("a state that is none: %d %s", r.code, r.err)

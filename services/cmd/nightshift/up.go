@@ -548,7 +548,7 @@ func (u *everything) startServices(ctx context.Context, url, dsn string) (err er
 			}
 			return u.port(ctx, service, port, u.o.portsGiven)
 		},
-		Bus: cfg,
+		Bus: cfg, Security: app.Security{Tokens: true},
 		Lookup: func(name string) (string, bool) {
 			if v, ok := set[name]; ok {
 				return v, true

@@ -265,13 +265,26 @@ func (u *running) dial(t *testing.T, service string) *grpc.ClientConn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := grpc.NewClient(e.Services[service], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(e.Services[service], grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithPerRPCCredentials(tokenIn(u.dir)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
+
+// tokenIn is the token that "up" leaves in its directory, once it is there.
+type tokenIn string
+
+func (dir tokenIn) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	b, err := os.ReadFile(filepath.Join(string(dir), tokenFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return map[string]string{"authorization": "Bearer " + strings.TrimSpace(string(b))}, err
+}
+
+func (tokenIn) RequireTransportSecurity() bool { return false }
 
 // kill -9 in the middle of the first run, then start again: the run finishes,
 // nothing is lost and nothing is there twice.

@@ -240,13 +240,13 @@ var File_nightshift_account_v1_account_proto protoreflect.FileDescriptor
 
 const file_nightshift_account_v1_account_proto_rawDesc = "" +
 	"\n" +
-	"#nightshift/account/v1/account.proto\x12\x15nightshift.account.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x06\n" +
+	"#nightshift/account/v1/account.proto\x12\x15nightshift.account.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x06\n" +
 	"\aAccount\x12\"\n" +
 	"\x02id\x18\x01 \x01(\tB\x12\xbaH\x0fr\r2\v^[0-9]{12}$R\x02id\x12\x1c\n" +
 	"\x04name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x04name\x12?\n" +
 	"\tpartition\x18\x03 \x01(\tB!\xbaH\x1er\x1c2\x1a^(|aws|aws-cn|aws-us-gov)$R\tpartition\x12d\n" +
-	"\brole_arn\x18\x04 \x01(\tBI\xbaHFrD2B^(|arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]{1,512})$R\aroleArn\x12H\n" +
-	"\vexternal_id\x18\x05 \x01(\tB'\xbaH$r\"\x18\xc8\t2\x1d^(|[A-Za-z0-9+=,.@:/_-]{2,})$R\n" +
+	"\brole_arn\x18\x04 \x01(\tBI\xbaHFrD2B^(|arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]{1,512})$R\aroleArn\x12K\n" +
+	"\vexternal_id\x18\x05 \x01(\tB*\xbaH$r\"\x18\xc8\t2\x1d^(|[A-Za-z0-9+=,.@:/_-]{2,})$\x80\x01\x01R\n" +
 	"externalId\x12;\n" +
 	"\aregions\x18\x06 \x03(\tB!\xbaH\x1e\x92\x01\x1b\x10d\x18\x01\"\x15r\x132\x11^[a-z0-9-]{3,32}$R\aregions\x12\x1e\n" +
 	"\x05owner\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05owner\x12L\n" +

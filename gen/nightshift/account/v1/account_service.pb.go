@@ -11,6 +11,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -523,7 +524,7 @@ var File_nightshift_account_v1_account_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_account_v1_account_service_proto_rawDesc = "" +
 	"\n" +
-	"+nightshift/account/v1/account_service.proto\x12\x15nightshift.account.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a#nightshift/account/v1/account.proto\"X\n" +
+	"+nightshift/account/v1/account_service.proto\x12\x15nightshift.account.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a#nightshift/account/v1/account.proto\x1a\x1fnightshift/auth/v1/access.proto\"X\n" +
 	"\x14CreateAccountRequest\x12@\n" +
 	"\aaccount\x18\x01 \x01(\v2\x1e.nightshift.account.v1.AccountB\x06\xbaH\x03\xc8\x01\x01R\aaccount\"Q\n" +
 	"\x15CreateAccountResponse\x128\n" +
@@ -549,14 +550,17 @@ const file_nightshift_account_v1_account_service_proto_rawDesc = "" +
 	"\x14DeleteAccountRequest\x12\"\n" +
 	"\x02id\x18\x01 \x01(\tB\x12\xbaH\x0fr\r2\v^[0-9]{12}$R\x02id\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\"\x17\n" +
-	"\x15DeleteAccountResponse2\xa0\x04\n" +
-	"\x0eAccountService\x12j\n" +
-	"\rCreateAccount\x12+.nightshift.account.v1.CreateAccountRequest\x1a,.nightshift.account.v1.CreateAccountResponse\x12a\n" +
+	"\x15DeleteAccountResponse2\xb0\x05\n" +
+	"\x0eAccountService\x12\x82\x01\n" +
+	"\rCreateAccount\x12+.nightshift.account.v1.CreateAccountRequest\x1a,.nightshift.account.v1.CreateAccountResponse\"\x16\xda\xe2\x18\x12\b\x03\x18\x02\"\n" +
+	"account.id(\x01\x12}\n" +
 	"\n" +
-	"GetAccount\x12(.nightshift.account.v1.GetAccountRequest\x1a).nightshift.account.v1.GetAccountResponse\x12g\n" +
-	"\fListAccounts\x12*.nightshift.account.v1.ListAccountsRequest\x1a+.nightshift.account.v1.ListAccountsResponse\x12j\n" +
-	"\rUpdateAccount\x12+.nightshift.account.v1.UpdateAccountRequest\x1a,.nightshift.account.v1.UpdateAccountResponse\x12j\n" +
-	"\rDeleteAccount\x12+.nightshift.account.v1.DeleteAccountRequest\x1a,.nightshift.account.v1.DeleteAccountResponseB\xda\x01\n" +
+	"GetAccount\x12(.nightshift.account.v1.GetAccountRequest\x1a).nightshift.account.v1.GetAccountResponse\"\x1a\xda\xe2\x18\x16\b\x01\x12\fnotification\x18\x02\"\x02id\x12\x98\x01\n" +
+	"\fListAccounts\x12*.nightshift.account.v1.ListAccountsRequest\x1a+.nightshift.account.v1.ListAccountsResponse\"/\xda\xe2\x18+\b\x01\x12\x05waste\x12\bsecurity\x12\x06health\x12\fnotification\x18\x03\x12\x82\x01\n" +
+	"\rUpdateAccount\x12+.nightshift.account.v1.UpdateAccountRequest\x1a,.nightshift.account.v1.UpdateAccountResponse\"\x16\xda\xe2\x18\x12\b\x03\x18\x02\"\n" +
+	"account.id(\x01\x12z\n" +
+	"\rDeleteAccount\x12+.nightshift.account.v1.DeleteAccountRequest\x1a,.nightshift.account.v1.DeleteAccountResponse\"\x0e\xda\xe2\x18\n" +
+	"\b\x03\x18\x02\"\x02id(\x01B\xda\x01\n" +
 	"\x19com.nightshift.account.v1B\x13AccountServiceProtoP\x01Z2nightshift.dev/gen/nightshift/account/v1;accountv1\xa2\x02\x03NAX\xaa\x02\x15Nightshift.Account.V1\xca\x02\x15Nightshift\\Account\\V1\xe2\x02!Nightshift\\Account\\V1\\GPBMetadata\xea\x02\x17Nightshift::Account::V1b\x06proto3"
 
 var (

@@ -368,14 +368,14 @@ var File_nightshift_account_v1_onboarding_proto protoreflect.FileDescriptor
 
 const file_nightshift_account_v1_onboarding_proto_rawDesc = "" +
 	"\n" +
-	"&nightshift/account/v1/onboarding.proto\x12\x15nightshift.account.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#nightshift/account/v1/account.proto\x1a(nightshift/account/v1/verification.proto\"\xf1\x05\n" +
+	"&nightshift/account/v1/onboarding.proto\x12\x15nightshift.account.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#nightshift/account/v1/account.proto\x1a(nightshift/account/v1/verification.proto\"\xf6\x05\n" +
 	"\n" +
 	"Onboarding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\aaccount\x18\x02 \x01(\v2\x1e.nightshift.account.v1.AccountR\aaccount\x12<\n" +
 	"\x05state\x18\x03 \x01(\x0e2&.nightshift.account.v1.OnboardingStateR\x05state\x12?\n" +
-	"\x06source\x18\x04 \x01(\x0e2'.nightshift.account.v1.OnboardingSourceR\x06source\x12j\n" +
-	"\x13template_parameters\x18\x05 \x03(\v29.nightshift.account.v1.Onboarding.TemplateParametersEntryR\x12templateParameters\x12\x1a\n" +
+	"\x06source\x18\x04 \x01(\x0e2'.nightshift.account.v1.OnboardingSourceR\x06source\x12o\n" +
+	"\x13template_parameters\x18\x05 \x03(\v29.nightshift.account.v1.Onboarding.TemplateParametersEntryB\x03\x80\x01\x01R\x12templateParameters\x12\x1a\n" +
 	"\battempts\x18\x06 \x01(\x05R\battempts\x12G\n" +
 	"\fverification\x18\a \x01(\v2#.nightshift.account.v1.VerificationR\fverification\x12\x14\n" +
 	"\x05error\x18\b \x01(\tR\x05error\x12;\n" +

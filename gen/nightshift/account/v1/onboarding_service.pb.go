@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -839,7 +840,7 @@ var File_nightshift_account_v1_onboarding_service_proto protoreflect.FileDescrip
 
 const file_nightshift_account_v1_onboarding_service_proto_rawDesc = "" +
 	"\n" +
-	".nightshift/account/v1/onboarding_service.proto\x12\x15nightshift.account.v1\x1a\x1bbuf/validate/validate.proto\x1a#nightshift/account/v1/account.proto\x1a&nightshift/account/v1/onboarding.proto\x1a(nightshift/account/v1/verification.proto\"\xb3\x02\n" +
+	".nightshift/account/v1/onboarding_service.proto\x12\x15nightshift.account.v1\x1a\x1bbuf/validate/validate.proto\x1a#nightshift/account/v1/account.proto\x1a&nightshift/account/v1/onboarding.proto\x1a(nightshift/account/v1/verification.proto\x1a\x1fnightshift/auth/v1/access.proto\"\xb3\x02\n" +
 	"\x17CreateOnboardingRequest\x12@\n" +
 	"\aaccount\x18\x01 \x01(\v2\x1e.nightshift.account.v1.AccountB\x06\xbaH\x03\xc8\x01\x01R\aaccount\x12E\n" +
 	"\trole_name\x18\x02 \x01(\tB(\xbaH%r#2!^(|[A-Za-z0-9+=,.@_/{}-]{1,200})$R\broleName\x12\x8e\x01\n" +
@@ -862,11 +863,11 @@ const file_nightshift_account_v1_onboarding_service_proto_rawDesc = "" +
 	"\x06filter\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xa0\x1fR\x06filter\"\x86\x01\n" +
 	"\x17ListOnboardingsResponse\x12C\n" +
 	"\vonboardings\x18\x01 \x03(\v2!.nightshift.account.v1.OnboardingR\vonboardings\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe5\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe8\x02\n" +
 	"\x15ImportAccountsRequest\x12L\n" +
 	"\baccounts\x18\x01 \x03(\v2\x1e.nightshift.account.v1.AccountB\x10\xbaH\r\x92\x01\n" +
-	"\b\x01\x10\xe8\a\"\x03\xd8\x01\x03R\baccounts\x12H\n" +
-	"\vexternal_id\x18\x02 \x01(\tB'\xbaH$r\"\x18\xc8\t2\x1d^(|[A-Za-z0-9+=,.@:/_-]{2,})$R\n" +
+	"\b\x01\x10\xe8\a\"\x03\xd8\x01\x03R\baccounts\x12K\n" +
+	"\vexternal_id\x18\x02 \x01(\tB*\xbaH$r\"\x18\xc8\t2\x1d^(|[A-Za-z0-9+=,.@:/_-]{2,})$\x80\x01\x01R\n" +
 	"externalId\x12\x8e\x01\n" +
 	"\x11trusted_principal\x18\x03 \x01(\tBa\xbaH^r\\2Z^(|[0-9]{12}|arn:aws[a-z-]*:iam::[0-9]{12}:(root|(role|user)/[A-Za-z0-9+=,.@_/-]{1,512}))$R\x10trustedPrincipal\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\xc1\x01\n" +
@@ -876,10 +877,10 @@ const file_nightshift_account_v1_onboarding_service_proto_rawDesc = "" +
 	"\x05error\x18\x03 \x01(\tR\x05error\x12A\n" +
 	"\n" +
 	"onboarding\x18\x04 \x01(\v2!.nightshift.account.v1.OnboardingR\n" +
-	"onboarding\"x\n" +
+	"onboarding\"}\n" +
 	"\x16ImportAccountsResponse\x12=\n" +
-	"\aresults\x18\x01 \x03(\v2#.nightshift.account.v1.ImportResultR\aresults\x12\x1f\n" +
-	"\vexternal_id\x18\x02 \x01(\tR\n" +
+	"\aresults\x18\x01 \x03(\v2#.nightshift.account.v1.ImportResultR\aresults\x12$\n" +
+	"\vexternal_id\x18\x02 \x01(\tB\x03\x80\x01\x01R\n" +
 	"externalId\"H\n" +
 	"\x18StartVerificationRequest\x12,\n" +
 	"\aaccount\x18\x01 \x01(\tB\x12\xbaH\x0fr\r2\v^[0-9]{12}$R\aaccount\"o\n" +
@@ -899,14 +900,15 @@ const file_nightshift_account_v1_onboarding_service_proto_rawDesc = "" +
 	"\x1aIMPORT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16IMPORT_OUTCOME_CREATED\x10\x01\x12\x1c\n" +
 	"\x18IMPORT_OUTCOME_UNTOUCHED\x10\x02\x12\x1a\n" +
-	"\x16IMPORT_OUTCOME_REFUSED\x10\x032\xc8\x05\n" +
-	"\x11OnboardingService\x12s\n" +
-	"\x10CreateOnboarding\x12..nightshift.account.v1.CreateOnboardingRequest\x1a/.nightshift.account.v1.CreateOnboardingResponse\x12j\n" +
-	"\rGetOnboarding\x12+.nightshift.account.v1.GetOnboardingRequest\x1a,.nightshift.account.v1.GetOnboardingResponse\x12p\n" +
-	"\x0fListOnboardings\x12-.nightshift.account.v1.ListOnboardingsRequest\x1a..nightshift.account.v1.ListOnboardingsResponse\x12m\n" +
-	"\x0eImportAccounts\x12,.nightshift.account.v1.ImportAccountsRequest\x1a-.nightshift.account.v1.ImportAccountsResponse\x12v\n" +
-	"\x11StartVerification\x12/.nightshift.account.v1.StartVerificationRequest\x1a0.nightshift.account.v1.StartVerificationResponse\x12y\n" +
-	"\x12FinishVerification\x120.nightshift.account.v1.FinishVerificationRequest\x1a1.nightshift.account.v1.FinishVerificationResponseB\xdd\x01\n" +
+	"\x16IMPORT_OUTCOME_REFUSED\x10\x032\x9d\x06\n" +
+	"\x11OnboardingService\x12\x8b\x01\n" +
+	"\x10CreateOnboarding\x12..nightshift.account.v1.CreateOnboardingRequest\x1a/.nightshift.account.v1.CreateOnboardingResponse\"\x16\xda\xe2\x18\x12\b\x03\x18\x02\"\n" +
+	"account.id(\x01\x12t\n" +
+	"\rGetOnboarding\x12+.nightshift.account.v1.GetOnboardingRequest\x1a,.nightshift.account.v1.GetOnboardingResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x03\x12z\n" +
+	"\x0fListOnboardings\x12-.nightshift.account.v1.ListOnboardingsRequest\x1a..nightshift.account.v1.ListOnboardingsResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x03\x12w\n" +
+	"\x0eImportAccounts\x12,.nightshift.account.v1.ImportAccountsRequest\x1a-.nightshift.account.v1.ImportAccountsResponse\"\b\xda\xe2\x18\x04\b\x03(\x01\x12\x84\x01\n" +
+	"\x11StartVerification\x12/.nightshift.account.v1.StartVerificationRequest\x1a0.nightshift.account.v1.StartVerificationResponse\"\f\xda\xe2\x18\b\x12\x06health\x12\x87\x01\n" +
+	"\x12FinishVerification\x120.nightshift.account.v1.FinishVerificationRequest\x1a1.nightshift.account.v1.FinishVerificationResponse\"\f\xda\xe2\x18\b\x12\x06healthB\xdd\x01\n" +
 	"\x19com.nightshift.account.v1B\x16OnboardingServiceProtoP\x01Z2nightshift.dev/gen/nightshift/account/v1;accountv1\xa2\x02\x03NAX\xaa\x02\x15Nightshift.Account.V1\xca\x02\x15Nightshift\\Account\\V1\xe2\x02!Nightshift\\Account\\V1\\GPBMetadata\xea\x02\x17Nightshift::Account::V1b\x06proto3"
 
 var (

@@ -11,6 +11,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -523,7 +524,7 @@ var File_nightshift_account_v1_verification_service_proto protoreflect.FileDescr
 
 const file_nightshift_account_v1_verification_service_proto_rawDesc = "" +
 	"\n" +
-	"0nightshift/account/v1/verification_service.proto\x12\x15nightshift.account.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&nightshift/account/v1/onboarding.proto\x1a(nightshift/account/v1/verification.proto\":\n" +
+	"0nightshift/account/v1/verification_service.proto\x12\x15nightshift.account.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&nightshift/account/v1/onboarding.proto\x1a(nightshift/account/v1/verification.proto\x1a\x1fnightshift/auth/v1/access.proto\":\n" +
 	"\x14VerifyAccountRequest\x12\"\n" +
 	"\x02id\x18\x01 \x01(\tB\x12\xbaH\x0fr\r2\v^[0-9]{12}$R\x02id\"\xa3\x01\n" +
 	"\x15VerifyAccountResponse\x12G\n" +
@@ -559,11 +560,12 @@ const file_nightshift_account_v1_verification_service_proto_rawDesc = "" +
 	"!ORGANIZATION_ACCOUNT_STATE_ACTIVE\x10\x02\x12(\n" +
 	"$ORGANIZATION_ACCOUNT_STATE_SUSPENDED\x10\x03\x12.\n" +
 	"*ORGANIZATION_ACCOUNT_STATE_PENDING_CLOSURE\x10\x04\x12%\n" +
-	"!ORGANIZATION_ACCOUNT_STATE_CLOSED\x10\x052\xf5\x02\n" +
-	"\x13VerificationService\x12j\n" +
-	"\rVerifyAccount\x12+.nightshift.account.v1.VerifyAccountRequest\x1a,.nightshift.account.v1.VerifyAccountResponse\x12d\n" +
-	"\vGetIdentity\x12).nightshift.account.v1.GetIdentityRequest\x1a*.nightshift.account.v1.GetIdentityResponse\x12\x8b\x01\n" +
-	"\x18ListOrganizationAccounts\x126.nightshift.account.v1.ListOrganizationAccountsRequest\x1a7.nightshift.account.v1.ListOrganizationAccountsResponseB\xdf\x01\n" +
+	"!ORGANIZATION_ACCOUNT_STATE_CLOSED\x10\x052\x97\x03\n" +
+	"\x13VerificationService\x12z\n" +
+	"\rVerifyAccount\x12+.nightshift.account.v1.VerifyAccountRequest\x1a,.nightshift.account.v1.VerifyAccountResponse\"\x0e\xda\xe2\x18\n" +
+	"\b\x02\x18\x02\"\x02id(\x01\x12n\n" +
+	"\vGetIdentity\x12).nightshift.account.v1.GetIdentityRequest\x1a*.nightshift.account.v1.GetIdentityResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x01\x12\x93\x01\n" +
+	"\x18ListOrganizationAccounts\x126.nightshift.account.v1.ListOrganizationAccountsRequest\x1a7.nightshift.account.v1.ListOrganizationAccountsResponse\"\x06\xda\xe2\x18\x02\b\x03B\xdf\x01\n" +
 	"\x19com.nightshift.account.v1B\x18VerificationServiceProtoP\x01Z2nightshift.dev/gen/nightshift/account/v1;accountv1\xa2\x02\x03NAX\xaa\x02\x15Nightshift.Account.V1\xca\x02\x15Nightshift\\Account\\V1\xe2\x02!Nightshift\\Account\\V1\\GPBMetadata\xea\x02\x17Nightshift::Account::V1b\x06proto3"
 
 var (

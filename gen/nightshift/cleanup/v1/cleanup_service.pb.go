@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	v1 "nightshift.dev/gen/nightshift/retention/v1"
 	reflect "reflect"
 	sync "sync"
@@ -275,7 +276,7 @@ var File_nightshift_cleanup_v1_cleanup_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_cleanup_v1_cleanup_service_proto_rawDesc = "" +
 	"\n" +
-	"+nightshift/cleanup/v1/cleanup_service.proto\x12\x15nightshift.cleanup.v1\x1a\x1bbuf/validate/validate.proto\x1a#nightshift/cleanup/v1/cleanup.proto\x1a'nightshift/retention/v1/retention.proto\"\xc2\x01\n" +
+	"+nightshift/cleanup/v1/cleanup_service.proto\x12\x15nightshift.cleanup.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fnightshift/auth/v1/access.proto\x1a#nightshift/cleanup/v1/cleanup.proto\x1a'nightshift/retention/v1/retention.proto\"\xc2\x01\n" +
 	"\x17ListCleanupRulesRequest\x12h\n" +
 	"\n" +
 	"parameters\x18\x01 \x03(\v2>.nightshift.cleanup.v1.ListCleanupRulesRequest.ParametersEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\n" +
@@ -297,10 +298,10 @@ const file_nightshift_cleanup_v1_cleanup_service_proto_rawDesc = "" +
 	"\x0fPreviewedTarget\x12/\n" +
 	"\x04rule\x18\x01 \x01(\v2\x1b.nightshift.cleanup.v1.RuleR\x04rule\x12:\n" +
 	"\apreview\x18\x02 \x01(\v2 .nightshift.retention.v1.PreviewR\apreview\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error2\xf4\x01\n" +
-	"\x0eCleanupService\x12s\n" +
-	"\x10ListCleanupRules\x12..nightshift.cleanup.v1.ListCleanupRulesRequest\x1a/.nightshift.cleanup.v1.ListCleanupRulesResponse\x12m\n" +
-	"\x0ePreviewCleanup\x12,.nightshift.cleanup.v1.PreviewCleanupRequest\x1a-.nightshift.cleanup.v1.PreviewCleanupResponseB\xda\x01\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error2\x86\x02\n" +
+	"\x0eCleanupService\x12}\n" +
+	"\x10ListCleanupRules\x12..nightshift.cleanup.v1.ListCleanupRulesRequest\x1a/.nightshift.cleanup.v1.ListCleanupRulesResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x01\x12u\n" +
+	"\x0ePreviewCleanup\x12,.nightshift.cleanup.v1.PreviewCleanupRequest\x1a-.nightshift.cleanup.v1.PreviewCleanupResponse\"\x06\xda\xe2\x18\x02\b\x01B\xda\x01\n" +
 	"\x19com.nightshift.cleanup.v1B\x13CleanupServiceProtoP\x01Z2nightshift.dev/gen/nightshift/cleanup/v1;cleanupv1\xa2\x02\x03NCX\xaa\x02\x15Nightshift.Cleanup.V1\xca\x02\x15Nightshift\\Cleanup\\V1\xe2\x02!Nightshift\\Cleanup\\V1\\GPBMetadata\xea\x02\x17Nightshift::Cleanup::V1b\x06proto3"
 
 var (

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -403,7 +404,7 @@ var File_nightshift_deadletter_v1_deadletter_service_proto protoreflect.FileDesc
 
 const file_nightshift_deadletter_v1_deadletter_service_proto_rawDesc = "" +
 	"\n" +
-	"1nightshift/deadletter/v1/deadletter_service.proto\x12\x18nightshift.deadletter.v1\x1a\x1bbuf/validate/validate.proto\x1a)nightshift/deadletter/v1/deadletter.proto\"\x83\x01\n" +
+	"1nightshift/deadletter/v1/deadletter_service.proto\x12\x18nightshift.deadletter.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fnightshift/auth/v1/access.proto\x1a)nightshift/deadletter/v1/deadletter.proto\"\x83\x01\n" +
 	"\x16ListDeadLettersRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -422,12 +423,12 @@ const file_nightshift_deadletter_v1_deadletter_service_proto_rawDesc = "" +
 	"\x18ReplayDeadLetterResponse\"2\n" +
 	"\x17DeleteDeadLetterRequest\x12\x17\n" +
 	"\x02id\x18\x01 \x01(\x04B\a\xbaH\x042\x02 \x00R\x02id\"\x1a\n" +
-	"\x18DeleteDeadLetterResponse2\xf3\x03\n" +
-	"\x11DeadLetterService\x12v\n" +
-	"\x0fListDeadLetters\x120.nightshift.deadletter.v1.ListDeadLettersRequest\x1a1.nightshift.deadletter.v1.ListDeadLettersResponse\x12p\n" +
-	"\rGetDeadLetter\x12..nightshift.deadletter.v1.GetDeadLetterRequest\x1a/.nightshift.deadletter.v1.GetDeadLetterResponse\x12y\n" +
-	"\x10ReplayDeadLetter\x121.nightshift.deadletter.v1.ReplayDeadLetterRequest\x1a2.nightshift.deadletter.v1.ReplayDeadLetterResponse\x12y\n" +
-	"\x10DeleteDeadLetter\x121.nightshift.deadletter.v1.DeleteDeadLetterRequest\x1a2.nightshift.deadletter.v1.DeleteDeadLetterResponseB\xf2\x01\n" +
+	"\x18DeleteDeadLetterResponse2\x99\x04\n" +
+	"\x11DeadLetterService\x12~\n" +
+	"\x0fListDeadLetters\x120.nightshift.deadletter.v1.ListDeadLettersRequest\x1a1.nightshift.deadletter.v1.ListDeadLettersResponse\"\x06\xda\xe2\x18\x02\b\x01\x12x\n" +
+	"\rGetDeadLetter\x12..nightshift.deadletter.v1.GetDeadLetterRequest\x1a/.nightshift.deadletter.v1.GetDeadLetterResponse\"\x06\xda\xe2\x18\x02\b\x01\x12\x83\x01\n" +
+	"\x10ReplayDeadLetter\x121.nightshift.deadletter.v1.ReplayDeadLetterRequest\x1a2.nightshift.deadletter.v1.ReplayDeadLetterResponse\"\b\xda\xe2\x18\x04\b\x03(\x01\x12\x83\x01\n" +
+	"\x10DeleteDeadLetter\x121.nightshift.deadletter.v1.DeleteDeadLetterRequest\x1a2.nightshift.deadletter.v1.DeleteDeadLetterResponse\"\b\xda\xe2\x18\x04\b\x03(\x01B\xf2\x01\n" +
 	"\x1ccom.nightshift.deadletter.v1B\x16DeadletterServiceProtoP\x01Z8nightshift.dev/gen/nightshift/deadletter/v1;deadletterv1\xa2\x02\x03NDX\xaa\x02\x18Nightshift.Deadletter.V1\xca\x02\x18Nightshift\\Deadletter\\V1\xe2\x02$Nightshift\\Deadletter\\V1\\GPBMetadata\xea\x02\x1aNightshift::Deadletter::V1b\x06proto3"
 
 var (

@@ -11,6 +11,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -532,7 +533,7 @@ var File_nightshift_exemption_v1_exemption_service_proto protoreflect.FileDescri
 
 const file_nightshift_exemption_v1_exemption_service_proto_rawDesc = "" +
 	"\n" +
-	"/nightshift/exemption/v1/exemption_service.proto\x12\x17nightshift.exemption.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a'nightshift/exemption/v1/exemption.proto\"\x87\x01\n" +
+	"/nightshift/exemption/v1/exemption_service.proto\x12\x17nightshift.exemption.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fnightshift/auth/v1/access.proto\x1a'nightshift/exemption/v1/exemption.proto\"\x87\x01\n" +
 	"\x16CreateExemptionRequest\x12H\n" +
 	"\texemption\x18\x01 \x01(\v2\".nightshift.exemption.v1.ExemptionB\x06\xbaH\x03\xc8\x01\x01R\texemption\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\"[\n" +
@@ -561,13 +562,16 @@ const file_nightshift_exemption_v1_exemption_service_proto_rawDesc = "" +
 	"\x16DeleteExemptionRequest\x12\x19\n" +
 	"\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x02id\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\"\x19\n" +
-	"\x17DeleteExemptionResponse2\xd4\x04\n" +
-	"\x10ExemptionService\x12t\n" +
-	"\x0fCreateExemption\x12/.nightshift.exemption.v1.CreateExemptionRequest\x1a0.nightshift.exemption.v1.CreateExemptionResponse\x12k\n" +
-	"\fGetExemption\x12,.nightshift.exemption.v1.GetExemptionRequest\x1a-.nightshift.exemption.v1.GetExemptionResponse\x12q\n" +
-	"\x0eListExemptions\x12..nightshift.exemption.v1.ListExemptionsRequest\x1a/.nightshift.exemption.v1.ListExemptionsResponse\x12t\n" +
-	"\x0fUpdateExemption\x12/.nightshift.exemption.v1.UpdateExemptionRequest\x1a0.nightshift.exemption.v1.UpdateExemptionResponse\x12t\n" +
-	"\x0fDeleteExemption\x12/.nightshift.exemption.v1.DeleteExemptionRequest\x1a0.nightshift.exemption.v1.DeleteExemptionResponseB\xea\x01\n" +
+	"\x17DeleteExemptionResponse2\x8f\x05\n" +
+	"\x10ExemptionService\x12\x80\x01\n" +
+	"\x0fCreateExemption\x12/.nightshift.exemption.v1.CreateExemptionRequest\x1a0.nightshift.exemption.v1.CreateExemptionResponse\"\n" +
+	"\xda\xe2\x18\x06\b\x02\x18\x03(\x01\x12u\n" +
+	"\fGetExemption\x12,.nightshift.exemption.v1.GetExemptionRequest\x1a-.nightshift.exemption.v1.GetExemptionResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x03\x12{\n" +
+	"\x0eListExemptions\x12..nightshift.exemption.v1.ListExemptionsRequest\x1a/.nightshift.exemption.v1.ListExemptionsResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x03\x12\x80\x01\n" +
+	"\x0fUpdateExemption\x12/.nightshift.exemption.v1.UpdateExemptionRequest\x1a0.nightshift.exemption.v1.UpdateExemptionResponse\"\n" +
+	"\xda\xe2\x18\x06\b\x02\x18\x03(\x01\x12\x80\x01\n" +
+	"\x0fDeleteExemption\x12/.nightshift.exemption.v1.DeleteExemptionRequest\x1a0.nightshift.exemption.v1.DeleteExemptionResponse\"\n" +
+	"\xda\xe2\x18\x06\b\x02\x18\x03(\x01B\xea\x01\n" +
 	"\x1bcom.nightshift.exemption.v1B\x15ExemptionServiceProtoP\x01Z6nightshift.dev/gen/nightshift/exemption/v1;exemptionv1\xa2\x02\x03NEX\xaa\x02\x17Nightshift.Exemption.V1\xca\x02\x17Nightshift\\Exemption\\V1\xe2\x02#Nightshift\\Exemption\\V1\\GPBMetadata\xea\x02\x19Nightshift::Exemption::V1b\x06proto3"
 
 var (

@@ -12,6 +12,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -1408,7 +1409,7 @@ type BatchUpdateFindingsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Findings, none of them twice.
 	Findings []*FindingRef `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
-	// Who does it.
+	// Who does it. Of a caller who is known it is the name that counts, whatever is said here; otherwise it must be said.
 	Actor string `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
 	// What to do.
 	//
@@ -1961,7 +1962,7 @@ type ReleaseHoldRequest struct {
 	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
 	// Only in this account. Empty: in all.
 	Account string `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
-	// Who does it.
+	// Who does it. Of a caller who is known it is the name that counts, whatever is said here; otherwise it must be said.
 	Actor         string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2080,7 +2081,7 @@ type DiscardHoldRequest struct {
 	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
 	// Only in this account. Empty: in all.
 	Account string `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
-	// Who does it.
+	// Who does it. Of a caller who is known it is the name that counts, whatever is said here; otherwise it must be said.
 	Actor         string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2187,7 +2188,7 @@ var File_nightshift_finding_v1_finding_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_finding_v1_finding_service_proto_rawDesc = "" +
 	"\n" +
-	"+nightshift/finding/v1/finding_service.proto\x12\x15nightshift.finding.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#nightshift/finding/v1/finding.proto\x1a nightshift/finding/v1/hold.proto\"s\n" +
+	"+nightshift/finding/v1/finding_service.proto\x12\x15nightshift.finding.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fnightshift/auth/v1/access.proto\x1a#nightshift/finding/v1/finding.proto\x1a nightshift/finding/v1/hold.proto\"s\n" +
 	"\x11GetFindingRequest\x12%\n" +
 	"\x02id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\x02id\x127\n" +
 	"\tread_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\breadMask\"N\n" +
@@ -2282,11 +2283,10 @@ const file_nightshift_finding_v1_finding_service_proto_rawDesc = "" +
 	"\bassignee\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\bassignee\")\n" +
 	"\aComment\x12\x1e\n" +
 	"\x04text\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xa0\x1fR\x04text\"\xdf\x03\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xa0\x1fR\x04text\"\xdd\x03\n" +
 	"\x1aBatchUpdateFindingsRequest\x12J\n" +
-	"\bfindings\x18\x01 \x03(\v2!.nightshift.finding.v1.FindingRefB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\bfindings\x12 \n" +
-	"\x05actor\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x05actor\x12F\n" +
+	"\bfindings\x18\x01 \x03(\v2!.nightshift.finding.v1.FindingRefB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\bfindings\x12\x1e\n" +
+	"\x05actor\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05actor\x12F\n" +
 	"\vacknowledge\x18\x03 \x01(\v2\".nightshift.finding.v1.AcknowledgeH\x00R\vacknowledge\x12L\n" +
 	"\runacknowledge\x18\x04 \x01(\v2$.nightshift.finding.v1.UnacknowledgeH\x00R\runacknowledge\x127\n" +
 	"\x06assign\x18\x05 \x01(\v2\x1d.nightshift.finding.v1.AssignH\x00R\x06assign\x12:\n" +
@@ -2319,22 +2319,20 @@ const file_nightshift_finding_v1_finding_service_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"\x8e\x01\n" +
 	"\x1bListHeldTransitionsResponse\x12G\n" +
 	"\vtransitions\x18\x01 \x03(\v2%.nightshift.finding.v1.HeldTransitionR\vtransitions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"|\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"z\n" +
 	"\x12ReleaseHoldRequest\x12!\n" +
 	"\x06run_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xac\x02R\x05runId\x12!\n" +
-	"\aaccount\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\aaccount\x12 \n" +
-	"\x05actor\x18\x03 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x05actor\"M\n" +
+	"\aaccount\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\aaccount\x12\x1e\n" +
+	"\x05actor\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05actor\"M\n" +
 	"\x13ReleaseHoldResponse\x12\x1a\n" +
 	"\breleased\x18\x01 \x01(\x03R\breleased\x12\x1a\n" +
-	"\boutdated\x18\x02 \x01(\x03R\boutdated\"|\n" +
+	"\boutdated\x18\x02 \x01(\x03R\boutdated\"z\n" +
 	"\x12DiscardHoldRequest\x12!\n" +
 	"\x06run_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xac\x02R\x05runId\x12!\n" +
-	"\aaccount\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\aaccount\x12 \n" +
-	"\x05actor\x18\x03 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x05actor\"3\n" +
+	"\aaccount\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\aaccount\x12\x1e\n" +
+	"\x05actor\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05actor\"3\n" +
 	"\x13DiscardHoldResponse\x12\x1c\n" +
 	"\tdiscarded\x18\x01 \x01(\x03R\tdiscarded*\x9d\x01\n" +
 	"\x05Facet\x12\x15\n" +
@@ -2346,20 +2344,21 @@ const file_nightshift_finding_v1_finding_service_proto_rawDesc = "" +
 	"\fFACET_REGION\x10\x04\x12\x0f\n" +
 	"\vFACET_OWNER\x10\x05\x12\x12\n" +
 	"\x0eFACET_CATEGORY\x10\x06\x12\x0f\n" +
-	"\vFACET_STATE\x10\a2\xce\t\n" +
-	"\x0eFindingService\x12a\n" +
+	"\vFACET_STATE\x10\a2\xbe\v\n" +
+	"\x0eFindingService\x12y\n" +
 	"\n" +
-	"GetFinding\x12(.nightshift.finding.v1.GetFindingRequest\x1a).nightshift.finding.v1.GetFindingResponse\x12g\n" +
-	"\fListFindings\x12*.nightshift.finding.v1.ListFindingsRequest\x1a+.nightshift.finding.v1.ListFindingsResponse\x12p\n" +
-	"\x0fListTransitions\x12-.nightshift.finding.v1.ListTransitionsRequest\x1a..nightshift.finding.v1.ListTransitionsResponse\x12l\n" +
-	"\rWatchFindings\x12+.nightshift.finding.v1.WatchFindingsRequest\x1a,.nightshift.finding.v1.WatchFindingsResponse0\x01\x12v\n" +
-	"\x11SummarizeFindings\x12/.nightshift.finding.v1.SummarizeFindingsRequest\x1a0.nightshift.finding.v1.SummarizeFindingsResponse\x12p\n" +
-	"\x0fListFindingDays\x12-.nightshift.finding.v1.ListFindingDaysRequest\x1a..nightshift.finding.v1.ListFindingDaysResponse\x12|\n" +
-	"\x13BatchUpdateFindings\x121.nightshift.finding.v1.BatchUpdateFindingsRequest\x1a2.nightshift.finding.v1.BatchUpdateFindingsResponse\x12^\n" +
-	"\tListHolds\x12'.nightshift.finding.v1.ListHoldsRequest\x1a(.nightshift.finding.v1.ListHoldsResponse\x12|\n" +
-	"\x13ListHeldTransitions\x121.nightshift.finding.v1.ListHeldTransitionsRequest\x1a2.nightshift.finding.v1.ListHeldTransitionsResponse\x12d\n" +
-	"\vReleaseHold\x12).nightshift.finding.v1.ReleaseHoldRequest\x1a*.nightshift.finding.v1.ReleaseHoldResponse\x12d\n" +
-	"\vDiscardHold\x12).nightshift.finding.v1.DiscardHoldRequest\x1a*.nightshift.finding.v1.DiscardHoldResponseB\xda\x01\n" +
+	"GetFinding\x12(.nightshift.finding.v1.GetFindingRequest\x1a).nightshift.finding.v1.GetFindingResponse\"\x16\xda\xe2\x18\x12\b\x01\x12\fnotification\x18\x03\x12\x90\x01\n" +
+	"\fListFindings\x12*.nightshift.finding.v1.ListFindingsRequest\x1a+.nightshift.finding.v1.ListFindingsResponse\"'\xda\xe2\x18#\b\x01\x12\x05waste\x12\bsecurity\x12\fnotification\x18\x03\x12\x99\x01\n" +
+	"\x0fListTransitions\x12-.nightshift.finding.v1.ListTransitionsRequest\x1a..nightshift.finding.v1.ListTransitionsResponse\"'\xda\xe2\x18#\b\x01\x12\x05waste\x12\bsecurity\x12\fnotification\x18\x03\x12v\n" +
+	"\rWatchFindings\x12+.nightshift.finding.v1.WatchFindingsRequest\x1a,.nightshift.finding.v1.WatchFindingsResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x030\x01\x12\x8e\x01\n" +
+	"\x11SummarizeFindings\x12/.nightshift.finding.v1.SummarizeFindingsRequest\x1a0.nightshift.finding.v1.SummarizeFindingsResponse\"\x16\xda\xe2\x18\x12\b\x01\x12\fnotification\x18\x03\x12\x88\x01\n" +
+	"\x0fListFindingDays\x12-.nightshift.finding.v1.ListFindingDaysRequest\x1a..nightshift.finding.v1.ListFindingDaysResponse\"\x16\xda\xe2\x18\x12\b\x01\x12\fnotification\x18\x03\x12\x88\x01\n" +
+	"\x13BatchUpdateFindings\x121.nightshift.finding.v1.BatchUpdateFindingsRequest\x1a2.nightshift.finding.v1.BatchUpdateFindingsResponse\"\n" +
+	"\xda\xe2\x18\x06\b\x02\x18\x03(\x01\x12f\n" +
+	"\tListHolds\x12'.nightshift.finding.v1.ListHoldsRequest\x1a(.nightshift.finding.v1.ListHoldsResponse\"\x06\xda\xe2\x18\x02\b\x01\x12\x84\x01\n" +
+	"\x13ListHeldTransitions\x121.nightshift.finding.v1.ListHeldTransitionsRequest\x1a2.nightshift.finding.v1.ListHeldTransitionsResponse\"\x06\xda\xe2\x18\x02\b\x01\x12y\n" +
+	"\vReleaseHold\x12).nightshift.finding.v1.ReleaseHoldRequest\x1a*.nightshift.finding.v1.ReleaseHoldResponse\"\x13\xda\xe2\x18\x0f\b\x02\x18\x02\"\aaccount(\x01\x12y\n" +
+	"\vDiscardHold\x12).nightshift.finding.v1.DiscardHoldRequest\x1a*.nightshift.finding.v1.DiscardHoldResponse\"\x13\xda\xe2\x18\x0f\b\x02\x18\x02\"\aaccount(\x01B\xda\x01\n" +
 	"\x19com.nightshift.finding.v1B\x13FindingServiceProtoP\x01Z2nightshift.dev/gen/nightshift/finding/v1;findingv1\xa2\x02\x03NFX\xaa\x02\x15Nightshift.Finding.V1\xca\x02\x15Nightshift\\Finding\\V1\xe2\x02!Nightshift\\Finding\\V1\\GPBMetadata\xea\x02\x17Nightshift::Finding::V1b\x06proto3"
 
 var (

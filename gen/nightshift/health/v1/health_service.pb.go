@@ -12,6 +12,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -1093,7 +1094,7 @@ var File_nightshift_health_v1_health_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_health_v1_health_service_proto_rawDesc = "" +
 	"\n" +
-	")nightshift/health/v1/health_service.proto\x12\x14nightshift.health.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!nightshift/health/v1/health.proto\"\x17\n" +
+	")nightshift/health/v1/health_service.proto\x12\x14nightshift.health.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fnightshift/auth/v1/access.proto\x1a!nightshift/health/v1/health.proto\"\x17\n" +
 	"\x15ListComponentsRequest\"u\n" +
 	"\x16ListComponentsResponse\x12?\n" +
 	"\n" +
@@ -1156,7 +1157,7 @@ const file_nightshift_health_v1_health_service_proto_rawDesc = "" +
 	"\x0foldest_log_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\roldestLogTime\"\x19\n" +
 	"\x17ListAccountScansRequest\"Y\n" +
 	"\x18ListAccountScansResponse\x12=\n" +
-	"\baccounts\x18\x01 \x03(\v2!.nightshift.health.v1.AccountScanR\baccounts\"\xab\x03\n" +
+	"\baccounts\x18\x01 \x03(\v2!.nightshift.health.v1.AccountScanR\baccounts\"\xb0\x03\n" +
 	"\vAccountScan\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x127\n" +
@@ -1168,20 +1169,20 @@ const file_nightshift_health_v1_health_service_proto_rawDesc = "" +
 	"\x06scopes\x18\b \x01(\x05R\x06scopes\x12\x14\n" +
 	"\x05error\x18\t \x01(\tR\x05error\x12\x19\n" +
 	"\brole_arn\x18\n" +
-	" \x01(\tR\aroleArn\x12\x1f\n" +
-	"\vexternal_id\x18\v \x01(\tR\n" +
+	" \x01(\tR\aroleArn\x12$\n" +
+	"\vexternal_id\x18\v \x01(\tB\x03\x80\x01\x01R\n" +
 	"externalId\x12\x1c\n" +
-	"\tpartition\x18\f \x01(\tR\tpartition2\xf8\x02\n" +
-	"\rHealthService\x12k\n" +
-	"\x0eListComponents\x12+.nightshift.health.v1.ListComponentsRequest\x1a,.nightshift.health.v1.ListComponentsResponse\x12\x89\x01\n" +
-	"\x18ListComponentTransitions\x125.nightshift.health.v1.ListComponentTransitionsRequest\x1a6.nightshift.health.v1.ListComponentTransitionsResponse\x12n\n" +
-	"\x0fCheckComponents\x12,.nightshift.health.v1.CheckComponentsRequest\x1a-.nightshift.health.v1.CheckComponentsResponse2\xe3\x04\n" +
-	"\x12HealthStateService\x12q\n" +
-	"\x10RecordComponents\x12-.nightshift.health.v1.RecordComponentsRequest\x1a..nightshift.health.v1.RecordComponentsResponse\x12z\n" +
-	"\x13ListComponentStates\x120.nightshift.health.v1.ListComponentStatesRequest\x1a1.nightshift.health.v1.ListComponentStatesResponse\x12\x86\x01\n" +
-	"\x17ListRecordedTransitions\x124.nightshift.health.v1.ListRecordedTransitionsRequest\x1a5.nightshift.health.v1.ListRecordedTransitionsResponse\x12b\n" +
-	"\vGetDatabase\x12(.nightshift.health.v1.GetDatabaseRequest\x1a).nightshift.health.v1.GetDatabaseResponse\x12q\n" +
-	"\x10ListAccountScans\x12-.nightshift.health.v1.ListAccountScansRequest\x1a..nightshift.health.v1.ListAccountScansResponseB\xd2\x01\n" +
+	"\tpartition\x18\f \x01(\tR\tpartition2\x90\x03\n" +
+	"\rHealthService\x12s\n" +
+	"\x0eListComponents\x12+.nightshift.health.v1.ListComponentsRequest\x1a,.nightshift.health.v1.ListComponentsResponse\"\x06\xda\xe2\x18\x02\b\x01\x12\x91\x01\n" +
+	"\x18ListComponentTransitions\x125.nightshift.health.v1.ListComponentTransitionsRequest\x1a6.nightshift.health.v1.ListComponentTransitionsResponse\"\x06\xda\xe2\x18\x02\b\x01\x12v\n" +
+	"\x0fCheckComponents\x12,.nightshift.health.v1.CheckComponentsRequest\x1a-.nightshift.health.v1.CheckComponentsResponse\"\x06\xda\xe2\x18\x02\b\x022\xae\x05\n" +
+	"\x12HealthStateService\x12\x7f\n" +
+	"\x10RecordComponents\x12-.nightshift.health.v1.RecordComponentsRequest\x1a..nightshift.health.v1.RecordComponentsResponse\"\f\xda\xe2\x18\b\x12\x06health\x12\x88\x01\n" +
+	"\x13ListComponentStates\x120.nightshift.health.v1.ListComponentStatesRequest\x1a1.nightshift.health.v1.ListComponentStatesResponse\"\f\xda\xe2\x18\b\x12\x06health\x12\x94\x01\n" +
+	"\x17ListRecordedTransitions\x124.nightshift.health.v1.ListRecordedTransitionsRequest\x1a5.nightshift.health.v1.ListRecordedTransitionsResponse\"\f\xda\xe2\x18\b\x12\x06health\x12t\n" +
+	"\vGetDatabase\x12(.nightshift.health.v1.GetDatabaseRequest\x1a).nightshift.health.v1.GetDatabaseResponse\"\x10\xda\xe2\x18\f\b\x01\x12\x06health\x18\x01\x12\x7f\n" +
+	"\x10ListAccountScans\x12-.nightshift.health.v1.ListAccountScansRequest\x1a..nightshift.health.v1.ListAccountScansResponse\"\f\xda\xe2\x18\b\x12\x06healthB\xd2\x01\n" +
 	"\x18com.nightshift.health.v1B\x12HealthServiceProtoP\x01Z0nightshift.dev/gen/nightshift/health/v1;healthv1\xa2\x02\x03NHX\xaa\x02\x14Nightshift.Health.V1\xca\x02\x14Nightshift\\Health\\V1\xe2\x02 Nightshift\\Health\\V1\\GPBMetadata\xea\x02\x16Nightshift::Health::V1b\x06proto3"
 
 var (

@@ -11,6 +11,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -561,7 +562,7 @@ var File_nightshift_inventory_v1_inventory_service_proto protoreflect.FileDescri
 
 const file_nightshift_inventory_v1_inventory_service_proto_rawDesc = "" +
 	"\n" +
-	"/nightshift/inventory/v1/inventory_service.proto\x12\x17nightshift.inventory.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'nightshift/inventory/v1/inventory.proto\"\xa2\x01\n" +
+	"/nightshift/inventory/v1/inventory_service.proto\x12\x17nightshift.inventory.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fnightshift/auth/v1/access.proto\x1a'nightshift/inventory/v1/inventory.proto\"\xa2\x01\n" +
 	"\x14ListInstancesRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -594,12 +595,12 @@ const file_nightshift_inventory_v1_inventory_service_proto_rawDesc = "" +
 	"\x04days\x18\x02 \x03(\v2$.nightshift.inventory.v1.InstanceDayB\b\xbaH\x05\x92\x01\x02\x10>R\x04days\"A\n" +
 	"\x17RecordInstancesResponse\x12\x12\n" +
 	"\x04days\x18\x01 \x01(\x03R\x04days\x12\x12\n" +
-	"\x04gone\x18\x02 \x01(\x03R\x04gone2\xdb\x03\n" +
-	"\x10InventoryService\x12n\n" +
-	"\rListInstances\x12-.nightshift.inventory.v1.ListInstancesRequest\x1a..nightshift.inventory.v1.ListInstancesResponse\x12h\n" +
-	"\vGetInstance\x12+.nightshift.inventory.v1.GetInstanceRequest\x1a,.nightshift.inventory.v1.GetInstanceResponse\x12w\n" +
-	"\x10ListInstanceDays\x120.nightshift.inventory.v1.ListInstanceDaysRequest\x1a1.nightshift.inventory.v1.ListInstanceDaysResponse\x12t\n" +
-	"\x0fRecordInstances\x12/.nightshift.inventory.v1.RecordInstancesRequest\x1a0.nightshift.inventory.v1.RecordInstancesResponseB\xea\x01\n" +
+	"\x04gone\x18\x02 \x01(\x03R\x04gone2\x92\x04\n" +
+	"\x10InventoryService\x12\x80\x01\n" +
+	"\rListInstances\x12-.nightshift.inventory.v1.ListInstancesRequest\x1a..nightshift.inventory.v1.ListInstancesResponse\"\x10\xda\xe2\x18\f\b\x01\x12\x06health\x18\x03\x12r\n" +
+	"\vGetInstance\x12+.nightshift.inventory.v1.GetInstanceRequest\x1a,.nightshift.inventory.v1.GetInstanceResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x03\x12\x81\x01\n" +
+	"\x10ListInstanceDays\x120.nightshift.inventory.v1.ListInstanceDaysRequest\x1a1.nightshift.inventory.v1.ListInstanceDaysResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x03\x12\x82\x01\n" +
+	"\x0fRecordInstances\x12/.nightshift.inventory.v1.RecordInstancesRequest\x1a0.nightshift.inventory.v1.RecordInstancesResponse\"\f\xda\xe2\x18\b\x12\x06healthB\xea\x01\n" +
 	"\x1bcom.nightshift.inventory.v1B\x15InventoryServiceProtoP\x01Z6nightshift.dev/gen/nightshift/inventory/v1;inventoryv1\xa2\x02\x03NIX\xaa\x02\x17Nightshift.Inventory.V1\xca\x02\x17Nightshift\\Inventory\\V1\xe2\x02#Nightshift\\Inventory\\V1\\GPBMetadata\xea\x02\x19Nightshift::Inventory::V1b\x06proto3"
 
 var (

@@ -13,6 +13,7 @@ import (
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -1157,7 +1158,7 @@ var File_nightshift_job_v1_job_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_job_v1_job_service_proto_rawDesc = "" +
 	"\n" +
-	"#nightshift/job/v1/job_service.proto\x12\x11nightshift.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnightshift/job/v1/job.proto\"D\n" +
+	"#nightshift/job/v1/job_service.proto\x12\x11nightshift.job.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fnightshift/auth/v1/access.proto\x1a\x1bnightshift/job/v1/job.proto\"D\n" +
 	"\x10CreateJobRequest\x120\n" +
 	"\x03job\x18\x01 \x01(\v2\x16.nightshift.job.v1.JobB\x06\xbaH\x03\xc8\x01\x01R\x03job\"=\n" +
 	"\x11CreateJobResponse\x12(\n" +
@@ -1241,19 +1242,19 @@ const file_nightshift_job_v1_job_service_proto_rawDesc = "" +
 	"\n" +
 	"fire_times\x18\x01 \x03(\v2\x1a.google.protobuf.TimestampR\tfireTimes\x121\n" +
 	"\x06jitter\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06jitter\x12\x1b\n" +
-	"\ttime_zone\x18\x03 \x01(\tR\btimeZone2\xf6\x06\n" +
+	"\ttime_zone\x18\x03 \x01(\tR\btimeZone2\xda\a\n" +
 	"\n" +
-	"JobService\x12V\n" +
-	"\tCreateJob\x12#.nightshift.job.v1.CreateJobRequest\x1a$.nightshift.job.v1.CreateJobResponse\x12M\n" +
-	"\x06GetJob\x12 .nightshift.job.v1.GetJobRequest\x1a!.nightshift.job.v1.GetJobResponse\x12S\n" +
-	"\bListJobs\x12\".nightshift.job.v1.ListJobsRequest\x1a#.nightshift.job.v1.ListJobsResponse\x12V\n" +
-	"\tUpdateJob\x12#.nightshift.job.v1.UpdateJobRequest\x1a$.nightshift.job.v1.UpdateJobResponse\x12V\n" +
-	"\tDeleteJob\x12#.nightshift.job.v1.DeleteJobRequest\x1a$.nightshift.job.v1.DeleteJobResponse\x12S\n" +
-	"\bPauseJob\x12\".nightshift.job.v1.PauseJobRequest\x1a#.nightshift.job.v1.PauseJobResponse\x12V\n" +
-	"\tResumeJob\x12#.nightshift.job.v1.ResumeJobRequest\x1a$.nightshift.job.v1.ResumeJobResponse\x12M\n" +
-	"\x06RunJob\x12 .nightshift.job.v1.RunJobRequest\x1a!.nightshift.job.v1.RunJobResponse\x12\\\n" +
-	"\vBackfillJob\x12%.nightshift.job.v1.BackfillJobRequest\x1a&.nightshift.job.v1.BackfillJobResponse\x12b\n" +
-	"\rListNextFires\x12'.nightshift.job.v1.ListNextFiresRequest\x1a(.nightshift.job.v1.ListNextFiresResponseB\xba\x01\n" +
+	"JobService\x12`\n" +
+	"\tCreateJob\x12#.nightshift.job.v1.CreateJobRequest\x1a$.nightshift.job.v1.CreateJobResponse\"\b\xda\xe2\x18\x04\b\x03(\x01\x12W\n" +
+	"\x06GetJob\x12 .nightshift.job.v1.GetJobRequest\x1a!.nightshift.job.v1.GetJobResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x01\x12]\n" +
+	"\bListJobs\x12\".nightshift.job.v1.ListJobsRequest\x1a#.nightshift.job.v1.ListJobsResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x01\x12`\n" +
+	"\tUpdateJob\x12#.nightshift.job.v1.UpdateJobRequest\x1a$.nightshift.job.v1.UpdateJobResponse\"\b\xda\xe2\x18\x04\b\x03(\x01\x12`\n" +
+	"\tDeleteJob\x12#.nightshift.job.v1.DeleteJobRequest\x1a$.nightshift.job.v1.DeleteJobResponse\"\b\xda\xe2\x18\x04\b\x03(\x01\x12]\n" +
+	"\bPauseJob\x12\".nightshift.job.v1.PauseJobRequest\x1a#.nightshift.job.v1.PauseJobResponse\"\b\xda\xe2\x18\x04\b\x02(\x01\x12`\n" +
+	"\tResumeJob\x12#.nightshift.job.v1.ResumeJobRequest\x1a$.nightshift.job.v1.ResumeJobResponse\"\b\xda\xe2\x18\x04\b\x02(\x01\x12W\n" +
+	"\x06RunJob\x12 .nightshift.job.v1.RunJobRequest\x1a!.nightshift.job.v1.RunJobResponse\"\b\xda\xe2\x18\x04\b\x02(\x01\x12f\n" +
+	"\vBackfillJob\x12%.nightshift.job.v1.BackfillJobRequest\x1a&.nightshift.job.v1.BackfillJobResponse\"\b\xda\xe2\x18\x04\b\x02(\x01\x12l\n" +
+	"\rListNextFires\x12'.nightshift.job.v1.ListNextFiresRequest\x1a(.nightshift.job.v1.ListNextFiresResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x01B\xba\x01\n" +
 	"\x15com.nightshift.job.v1B\x0fJobServiceProtoP\x01Z*nightshift.dev/gen/nightshift/job/v1;jobv1\xa2\x02\x03NJX\xaa\x02\x11Nightshift.Job.V1\xca\x02\x11Nightshift\\Job\\V1\xe2\x02\x1dNightshift\\Job\\V1\\GPBMetadata\xea\x02\x13Nightshift::Job::V1b\x06proto3"
 
 var (

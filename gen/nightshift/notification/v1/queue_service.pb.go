@@ -1142,10 +1142,10 @@ const file_nightshift_notification_v1_queue_service_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x97\x01\n" +
 	"\x13ClaimGroupsResponse\x12@\n" +
 	"\x06groups\x18\x01 \x03(\v2(.nightshift.notification.v1.ClaimedGroupR\x06groups\x12>\n" +
-	"\rnext_due_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vnextDueTime\"\x91\x04\n" +
+	"\rnext_due_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vnextDueTime\"\xa5\x04\n" +
 	"\x11FlushGroupRequest\x122\n" +
-	"\tgroup_key\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\bgroupKey\x12\"\n" +
-	"\blease_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\aleaseId\x12\x18\n" +
+	"\tgroup_key\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\bgroupKey\x126\n" +
+	"\blease_id\x18\x02 \x01(\tB\x1b\xbaH\x18r\x162\x14^[0-9A-Za-z-]{1,64}$R\aleaseId\x12\x18\n" +
 	"\athrough\x18\x03 \x01(\x03R\athrough\x12N\n" +
 	"\n" +
 	"deliveries\x18\x04 \x03(\v2$.nightshift.notification.v1.DeliveryB\b\xbaH\x05\x92\x01\x02\x10(R\n" +
@@ -1172,10 +1172,10 @@ const file_nightshift_notification_v1_queue_service_proto_rawDesc = "" +
 	"\n" +
 	"deliveries\x18\x01 \x03(\v2+.nightshift.notification.v1.ClaimedDeliveryR\n" +
 	"deliveries\x12>\n" +
-	"\rnext_due_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vnextDueTime\"\xd8\x02\n" +
-	"\x15FinishDeliveryRequest\x12\x17\n" +
-	"\x02id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x02id\x12\"\n" +
-	"\blease_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\aleaseId\x12E\n" +
+	"\rnext_due_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vnextDueTime\"\x80\x03\n" +
+	"\x15FinishDeliveryRequest\x12+\n" +
+	"\x02id\x18\x01 \x01(\tB\x1b\xbaH\x18r\x162\x14^[0-9A-Za-z-]{1,64}$R\x02id\x126\n" +
+	"\blease_id\x18\x02 \x01(\tB\x1b\xbaH\x18r\x162\x14^[0-9A-Za-z-]{1,64}$R\aleaseId\x12E\n" +
 	"\aattempt\x18\x03 \x01(\v2#.nightshift.notification.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01R\aattempt\x12F\n" +
 	"\x11next_attempt_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12'\n" +
 	"\x0freceiver_failed\x18\x05 \x01(\bR\x0ereceiverFailed\x12J\n" +

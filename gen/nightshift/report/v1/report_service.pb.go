@@ -13,6 +13,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	v1 "nightshift.dev/gen/nightshift/rule/v1"
 	reflect "reflect"
 	sync "sync"
@@ -384,7 +385,7 @@ var File_nightshift_report_v1_report_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_report_v1_report_service_proto_rawDesc = "" +
 	"\n" +
-	")nightshift/report/v1/report_service.proto\x12\x14nightshift.report.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dnightshift/rule/v1/rule.proto\"\xbe\x01\n" +
+	")nightshift/report/v1/report_service.proto\x12\x14nightshift.report.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fnightshift/auth/v1/access.proto\x1a\x1dnightshift/rule/v1/rule.proto\"\xbe\x01\n" +
 	"\x13CreateReportRequest\x12@\n" +
 	"\x06format\x18\x01 \x01(\x0e2\x1c.nightshift.report.v1.FormatB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x06format\x12C\n" +
@@ -417,9 +418,9 @@ const file_nightshift_report_v1_report_service_proto_rawDesc = "" +
 	"\n" +
 	"FORMAT_CSV\x10\x03\x12\x0f\n" +
 	"\vFORMAT_HTML\x10\x04\x12\x0f\n" +
-	"\vFORMAT_OCSF\x10\x052x\n" +
-	"\rReportService\x12g\n" +
-	"\fCreateReport\x12).nightshift.report.v1.CreateReportRequest\x1a*.nightshift.report.v1.CreateReportResponse0\x01B\xd2\x01\n" +
+	"\vFORMAT_OCSF\x10\x052\x82\x01\n" +
+	"\rReportService\x12q\n" +
+	"\fCreateReport\x12).nightshift.report.v1.CreateReportRequest\x1a*.nightshift.report.v1.CreateReportResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x030\x01B\xd2\x01\n" +
 	"\x18com.nightshift.report.v1B\x12ReportServiceProtoP\x01Z0nightshift.dev/gen/nightshift/report/v1;reportv1\xa2\x02\x03NRX\xaa\x02\x14Nightshift.Report.V1\xca\x02\x14Nightshift\\Report\\V1\xe2\x02 Nightshift\\Report\\V1\\GPBMetadata\xea\x02\x16Nightshift::Report::V1b\x06proto3"
 
 var (

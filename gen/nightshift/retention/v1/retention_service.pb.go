@@ -11,6 +11,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -466,7 +467,7 @@ var File_nightshift_retention_v1_retention_service_proto protoreflect.FileDescri
 
 const file_nightshift_retention_v1_retention_service_proto_rawDesc = "" +
 	"\n" +
-	"/nightshift/retention/v1/retention_service.proto\x12\x17nightshift.retention.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'nightshift/retention/v1/retention.proto\"\xbb\x01\n" +
+	"/nightshift/retention/v1/retention_service.proto\x12\x17nightshift.retention.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fnightshift/auth/v1/access.proto\x1a'nightshift/retention/v1/retention.proto\"\xbb\x01\n" +
 	"\x17PreviewRetentionRequest\x12C\n" +
 	"\x06target\x18\x01 \x01(\x0e2\x1f.nightshift.retention.v1.TargetB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x06target\x12;\n" +
@@ -511,11 +512,11 @@ const file_nightshift_retention_v1_retention_service_proto_rawDesc = "" +
 	"\bretained\x18\n" +
 	" \x03(\v2!.nightshift.retention.v1.RetainedB\b\xbaH\x05\x92\x01\x02\x10\x14R\bretained\x12\x17\n" +
 	"\adry_run\x18\v \x01(\bR\x06dryRun\"\x19\n" +
-	"\x17ReportRetentionResponse2\xf4\x02\n" +
-	"\x10RetentionService\x12w\n" +
-	"\x10PreviewRetention\x120.nightshift.retention.v1.PreviewRetentionRequest\x1a1.nightshift.retention.v1.PreviewRetentionResponse\x12q\n" +
-	"\x0eApplyRetention\x12..nightshift.retention.v1.ApplyRetentionRequest\x1a/.nightshift.retention.v1.ApplyRetentionResponse\x12t\n" +
-	"\x0fReportRetention\x12/.nightshift.retention.v1.ReportRetentionRequest\x1a0.nightshift.retention.v1.ReportRetentionResponseB\xea\x01\n" +
+	"\x17ReportRetentionResponse2\xa4\x03\n" +
+	"\x10RetentionService\x12\x86\x01\n" +
+	"\x10PreviewRetention\x120.nightshift.retention.v1.PreviewRetentionRequest\x1a1.nightshift.retention.v1.PreviewRetentionResponse\"\r\xda\xe2\x18\t\x12\acleanup\x12\x80\x01\n" +
+	"\x0eApplyRetention\x12..nightshift.retention.v1.ApplyRetentionRequest\x1a/.nightshift.retention.v1.ApplyRetentionResponse\"\r\xda\xe2\x18\t\x12\acleanup\x12\x83\x01\n" +
+	"\x0fReportRetention\x12/.nightshift.retention.v1.ReportRetentionRequest\x1a0.nightshift.retention.v1.ReportRetentionResponse\"\r\xda\xe2\x18\t\x12\acleanupB\xea\x01\n" +
 	"\x1bcom.nightshift.retention.v1B\x15RetentionServiceProtoP\x01Z6nightshift.dev/gen/nightshift/retention/v1;retentionv1\xa2\x02\x03NRX\xaa\x02\x17Nightshift.Retention.V1\xca\x02\x17Nightshift\\Retention\\V1\xe2\x02#Nightshift\\Retention\\V1\\GPBMetadata\xea\x02\x19Nightshift::Retention::V1b\x06proto3"
 
 var (

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -219,7 +220,7 @@ var File_nightshift_rule_v1_rule_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_rule_v1_rule_service_proto_rawDesc = "" +
 	"\n" +
-	"%nightshift/rule/v1/rule_service.proto\x12\x12nightshift.rule.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1dnightshift/rule/v1/rule.proto\"C\n" +
+	"%nightshift/rule/v1/rule_service.proto\x12\x12nightshift.rule.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fnightshift/auth/v1/access.proto\x1a\x1dnightshift/rule/v1/rule.proto\"C\n" +
 	"\x10ListRulesRequest\x12/\n" +
 	"\aaccount\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^([0-9]{12})?$R\aaccount\"C\n" +
 	"\x11ListRulesResponse\x12.\n" +
@@ -228,10 +229,10 @@ const file_nightshift_rule_v1_rule_service_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\x02id\x12/\n" +
 	"\aaccount\x18\x02 \x01(\tB\x15\xbaH\x12r\x102\x0e^([0-9]{12})?$R\aaccount\"?\n" +
 	"\x0fGetRuleResponse\x12,\n" +
-	"\x04rule\x18\x01 \x01(\v2\x18.nightshift.rule.v1.RuleR\x04rule2\xbb\x01\n" +
-	"\vRuleService\x12X\n" +
-	"\tListRules\x12$.nightshift.rule.v1.ListRulesRequest\x1a%.nightshift.rule.v1.ListRulesResponse\x12R\n" +
-	"\aGetRule\x12\".nightshift.rule.v1.GetRuleRequest\x1a#.nightshift.rule.v1.GetRuleResponseB\xc2\x01\n" +
+	"\x04rule\x18\x01 \x01(\v2\x18.nightshift.rule.v1.RuleR\x04rule2\xeb\x01\n" +
+	"\vRuleService\x12p\n" +
+	"\tListRules\x12$.nightshift.rule.v1.ListRulesRequest\x1a%.nightshift.rule.v1.ListRulesResponse\"\x16\xda\xe2\x18\x12\b\x01\x12\fnotification\x18\x03\x12j\n" +
+	"\aGetRule\x12\".nightshift.rule.v1.GetRuleRequest\x1a#.nightshift.rule.v1.GetRuleResponse\"\x16\xda\xe2\x18\x12\b\x01\x12\fnotification\x18\x03B\xc2\x01\n" +
 	"\x16com.nightshift.rule.v1B\x10RuleServiceProtoP\x01Z,nightshift.dev/gen/nightshift/rule/v1;rulev1\xa2\x02\x03NRX\xaa\x02\x12Nightshift.Rule.V1\xca\x02\x12Nightshift\\Rule\\V1\xe2\x02\x1eNightshift\\Rule\\V1\\GPBMetadata\xea\x02\x14Nightshift::Rule::V1b\x06proto3"
 
 var (

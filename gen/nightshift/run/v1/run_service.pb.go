@@ -11,6 +11,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	v1 "nightshift.dev/gen/nightshift/job/v1"
 	v11 "nightshift.dev/gen/nightshift/scan/v1"
 	reflect "reflect"
@@ -1452,7 +1453,7 @@ var File_nightshift_run_v1_run_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_run_v1_run_service_proto_rawDesc = "" +
 	"\n" +
-	"#nightshift/run/v1/run_service.proto\x12\x11nightshift.run.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bnightshift/job/v1/job.proto\x1a\x1bnightshift/run/v1/run.proto\x1a\x1dnightshift/scan/v1/scan.proto\"O\n" +
+	"#nightshift/run/v1/run_service.proto\x12\x11nightshift.run.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fnightshift/auth/v1/access.proto\x1a\x1bnightshift/job/v1/job.proto\x1a\x1bnightshift/run/v1/run.proto\x1a\x1dnightshift/scan/v1/scan.proto\"O\n" +
 	"\x0fStartRunRequest\x12<\n" +
 	"\atrigger\x18\x01 \x01(\v2\x1a.nightshift.job.v1.TriggerB\x06\xbaH\x03\xc8\x01\x01R\atrigger\"V\n" +
 	"\x10StartRunResponse\x12(\n" +
@@ -1461,11 +1462,11 @@ const file_nightshift_run_v1_run_service_proto_rawDesc = "" +
 	"\x0ePlanRunRequest\x12!\n" +
 	"\x06run_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x05runId\x127\n" +
-	"\x06scopes\x18\x02 \x03(\v2\x1f.nightshift.run.v1.PlannedScopeR\x06scopes\"\xd9\x01\n" +
+	"\x06scopes\x18\x02 \x03(\v2\x1f.nightshift.run.v1.PlannedScopeR\x06scopes\"\xde\x01\n" +
 	"\fPlannedScope\x127\n" +
 	"\x05scope\x18\x01 \x01(\v2\x19.nightshift.scan.v1.ScopeB\x06\xbaH\x03\xc8\x01\x01R\x05scope\x12\x19\n" +
-	"\brole_arn\x18\x02 \x01(\tR\aroleArn\x12\x1f\n" +
-	"\vexternal_id\x18\x03 \x01(\tR\n" +
+	"\brole_arn\x18\x02 \x01(\tR\aroleArn\x12$\n" +
+	"\vexternal_id\x18\x03 \x01(\tB\x03\x80\x01\x01R\n" +
 	"externalId\x12\x1c\n" +
 	"\tpartition\x18\x04 \x01(\tR\tpartition\x126\n" +
 	"\afailure\x18\x05 \x01(\v2\x1c.nightshift.scan.v1.CoverageR\afailure\";\n" +
@@ -1548,23 +1549,23 @@ const file_nightshift_run_v1_run_service_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x02id\"q\n" +
 	"\x10WatchRunResponse\x12(\n" +
 	"\x03run\x18\x01 \x01(\v2\x16.nightshift.run.v1.RunR\x03run\x123\n" +
-	"\x06scopes\x18\x02 \x03(\v2\x1b.nightshift.run.v1.RunScopeR\x06scopes2\x9f\b\n" +
+	"\x06scopes\x18\x02 \x03(\v2\x1b.nightshift.run.v1.RunScopeR\x06scopes2\xab\t\n" +
 	"\n" +
-	"RunService\x12S\n" +
-	"\bStartRun\x12\".nightshift.run.v1.StartRunRequest\x1a#.nightshift.run.v1.StartRunResponse\x12P\n" +
-	"\aPlanRun\x12!.nightshift.run.v1.PlanRunRequest\x1a\".nightshift.run.v1.PlanRunResponse\x12P\n" +
-	"\aFailRun\x12!.nightshift.run.v1.FailRunRequest\x1a\".nightshift.run.v1.FailRunResponse\x12Y\n" +
+	"RunService\x12\\\n" +
+	"\bStartRun\x12\".nightshift.run.v1.StartRunRequest\x1a#.nightshift.run.v1.StartRunResponse\"\a\xda\xe2\x18\x03\x12\x01*\x12Y\n" +
+	"\aPlanRun\x12!.nightshift.run.v1.PlanRunRequest\x1a\".nightshift.run.v1.PlanRunResponse\"\a\xda\xe2\x18\x03\x12\x01*\x12Y\n" +
+	"\aFailRun\x12!.nightshift.run.v1.FailRunRequest\x1a\".nightshift.run.v1.FailRunResponse\"\a\xda\xe2\x18\x03\x12\x01*\x12b\n" +
 	"\n" +
-	"StartScope\x12$.nightshift.run.v1.StartScopeRequest\x1a%.nightshift.run.v1.StartScopeResponse\x12V\n" +
-	"\tBeatScope\x12#.nightshift.run.v1.BeatScopeRequest\x1a$.nightshift.run.v1.BeatScopeResponse\x12Y\n" +
+	"StartScope\x12$.nightshift.run.v1.StartScopeRequest\x1a%.nightshift.run.v1.StartScopeResponse\"\a\xda\xe2\x18\x03\x12\x01*\x12_\n" +
+	"\tBeatScope\x12#.nightshift.run.v1.BeatScopeRequest\x1a$.nightshift.run.v1.BeatScopeResponse\"\a\xda\xe2\x18\x03\x12\x01*\x12b\n" +
 	"\n" +
-	"RetryScope\x12$.nightshift.run.v1.RetryScopeRequest\x1a%.nightshift.run.v1.RetryScopeResponse\x12V\n" +
-	"\tCancelRun\x12#.nightshift.run.v1.CancelRunRequest\x1a$.nightshift.run.v1.CancelRunResponse\x12S\n" +
-	"\bRetryRun\x12\".nightshift.run.v1.RetryRunRequest\x1a#.nightshift.run.v1.RetryRunResponse\x12M\n" +
-	"\x06GetRun\x12 .nightshift.run.v1.GetRunRequest\x1a!.nightshift.run.v1.GetRunResponse\x12S\n" +
-	"\bListRuns\x12\".nightshift.run.v1.ListRunsRequest\x1a#.nightshift.run.v1.ListRunsResponse\x12b\n" +
-	"\rListRunScopes\x12'.nightshift.run.v1.ListRunScopesRequest\x1a(.nightshift.run.v1.ListRunScopesResponse\x12U\n" +
-	"\bWatchRun\x12\".nightshift.run.v1.WatchRunRequest\x1a#.nightshift.run.v1.WatchRunResponse0\x01B\xba\x01\n" +
+	"RetryScope\x12$.nightshift.run.v1.RetryScopeRequest\x1a%.nightshift.run.v1.RetryScopeResponse\"\a\xda\xe2\x18\x03\x12\x01*\x12`\n" +
+	"\tCancelRun\x12#.nightshift.run.v1.CancelRunRequest\x1a$.nightshift.run.v1.CancelRunResponse\"\b\xda\xe2\x18\x04\b\x02(\x01\x12]\n" +
+	"\bRetryRun\x12\".nightshift.run.v1.RetryRunRequest\x1a#.nightshift.run.v1.RetryRunResponse\"\b\xda\xe2\x18\x04\b\x02(\x01\x12U\n" +
+	"\x06GetRun\x12 .nightshift.run.v1.GetRunRequest\x1a!.nightshift.run.v1.GetRunResponse\"\x06\xda\xe2\x18\x02\b\x01\x12l\n" +
+	"\bListRuns\x12\".nightshift.run.v1.ListRunsRequest\x1a#.nightshift.run.v1.ListRunsResponse\"\x17\xda\xe2\x18\x13\b\x01\x12\x05waste\x12\bsecurity\x12{\n" +
+	"\rListRunScopes\x12'.nightshift.run.v1.ListRunScopesRequest\x1a(.nightshift.run.v1.ListRunScopesResponse\"\x17\xda\xe2\x18\x13\b\x01\x12\x05waste\x12\bsecurity\x12]\n" +
+	"\bWatchRun\x12\".nightshift.run.v1.WatchRunRequest\x1a#.nightshift.run.v1.WatchRunResponse\"\x06\xda\xe2\x18\x02\b\x010\x01B\xba\x01\n" +
 	"\x15com.nightshift.run.v1B\x0fRunServiceProtoP\x01Z*nightshift.dev/gen/nightshift/run/v1;runv1\xa2\x02\x03NRX\xaa\x02\x11Nightshift.Run.V1\xca\x02\x11Nightshift\\Run\\V1\xe2\x02\x1dNightshift\\Run\\V1\\GPBMetadata\xea\x02\x13Nightshift::Run::V1b\x06proto3"
 
 var (

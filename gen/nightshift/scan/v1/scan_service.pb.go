@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	v1 "nightshift.dev/gen/nightshift/rule/v1"
 	reflect "reflect"
 	sync "sync"
@@ -451,11 +452,11 @@ var File_nightshift_scan_v1_scan_service_proto protoreflect.FileDescriptor
 
 const file_nightshift_scan_v1_scan_service_proto_rawDesc = "" +
 	"\n" +
-	"%nightshift/scan/v1/scan_service.proto\x12\x12nightshift.scan.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1dnightshift/rule/v1/rule.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\xea\x01\n" +
+	"%nightshift/scan/v1/scan_service.proto\x12\x12nightshift.scan.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fnightshift/auth/v1/access.proto\x1a\x1dnightshift/rule/v1/rule.proto\x1a\x1dnightshift/scan/v1/scan.proto\"\xf0\x01\n" +
 	"\vScanRequest\x126\n" +
 	"\baccounts\x18\x01 \x03(\tB\x1a\xbaH\x17\x92\x01\x14\x10\xe8\a\"\x0fr\r2\v^[0-9]{12}$R\baccounts\x129\n" +
-	"\aregions\x18\x02 \x03(\tB\x1f\xbaH\x1c\x92\x01\x19\x10d\"\x15r\x132\x11^[a-z0-9-]{3,32}$R\aregions\x12\x1e\n" +
-	"\x05rules\x18\x03 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10dR\x05rules\x12H\n" +
+	"\aregions\x18\x02 \x03(\tB\x1f\xbaH\x1c\x92\x01\x19\x10d\"\x15r\x132\x11^[a-z0-9-]{3,32}$R\aregions\x12$\n" +
+	"\x05rules\x18\x03 \x03(\tB\x0e\xbaH\v\x92\x01\b\x10d\"\x04r\x02\x18dR\x05rules\x12H\n" +
 	"\boutcomes\x18\x04 \x03(\x0e2\x1b.nightshift.rule.v1.OutcomeB\x0f\xbaH\f\x92\x01\t\"\a\x82\x01\x04\x10\x01 \x00R\boutcomes\"\xd8\x01\n" +
 	"\fScanResponse\x12C\n" +
 	"\vobservation\x18\x01 \x01(\v2\x1f.nightshift.scan.v1.ObservationH\x00R\vobservation\x12?\n" +
@@ -470,17 +471,17 @@ const file_nightshift_scan_v1_scan_service_proto_rawDesc = "" +
 	"\bcoverage\x18\x02 \x03(\v2\x1c.nightshift.scan.v1.CoverageR\bcoverage\x123\n" +
 	"\atallies\x18\x03 \x03(\v2\x19.nightshift.scan.v1.TallyR\atallies\x128\n" +
 	"\bprogress\x18\x04 \x01(\v2\x1c.nightshift.scan.v1.ProgressR\bprogress\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"f\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"w\n" +
 	"\x15ListScopeStateRequest\x127\n" +
-	"\x05scope\x18\x01 \x01(\v2\x19.nightshift.scan.v1.ScopeB\x06\xbaH\x03\xc8\x01\x01R\x05scope\x12\x14\n" +
-	"\x05rules\x18\x02 \x03(\tR\x05rules\"~\n" +
+	"\x05scope\x18\x01 \x01(\v2\x19.nightshift.scan.v1.ScopeB\x06\xbaH\x03\xc8\x01\x01R\x05scope\x12%\n" +
+	"\x05rules\x18\x02 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\xe8\a\"\x04r\x02\x18dR\x05rules\"~\n" +
 	"\x16ListScopeStateResponse\x12(\n" +
 	"\x10open_finding_ids\x18\x01 \x03(\tR\x0eopenFindingIds\x12:\n" +
-	"\tsightings\x18\x02 \x03(\v2\x1c.nightshift.scan.v1.SightingR\tsightings2Z\n" +
-	"\vScanService\x12K\n" +
-	"\x04Scan\x12\x1f.nightshift.scan.v1.ScanRequest\x1a .nightshift.scan.v1.ScanResponse0\x012~\n" +
-	"\x11ScopeStateService\x12i\n" +
-	"\x0eListScopeState\x12).nightshift.scan.v1.ListScopeStateRequest\x1a*.nightshift.scan.v1.ListScopeStateResponse0\x01B\xc2\x01\n" +
+	"\tsightings\x18\x02 \x03(\v2\x1c.nightshift.scan.v1.SightingR\tsightings2d\n" +
+	"\vScanService\x12U\n" +
+	"\x04Scan\x12\x1f.nightshift.scan.v1.ScanRequest\x1a .nightshift.scan.v1.ScanResponse\"\b\xda\xe2\x18\x04\b\x02\x18\x030\x012\x96\x01\n" +
+	"\x11ScopeStateService\x12\x80\x01\n" +
+	"\x0eListScopeState\x12).nightshift.scan.v1.ListScopeStateRequest\x1a*.nightshift.scan.v1.ListScopeStateResponse\"\x15\xda\xe2\x18\x11\x12\x05waste\x12\bsecurity0\x01B\xc2\x01\n" +
 	"\x16com.nightshift.scan.v1B\x10ScanServiceProtoP\x01Z,nightshift.dev/gen/nightshift/scan/v1;scanv1\xa2\x02\x03NSX\xaa\x02\x12Nightshift.Scan.V1\xca\x02\x12Nightshift\\Scan\\V1\xe2\x02\x1eNightshift\\Scan\\V1\\GPBMetadata\xea\x02\x14Nightshift::Scan::V1b\x06proto3"
 
 var (

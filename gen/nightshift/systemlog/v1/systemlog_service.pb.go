@@ -11,6 +11,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	_ "nightshift.dev/gen/nightshift/auth/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -249,7 +250,7 @@ var File_nightshift_systemlog_v1_systemlog_service_proto protoreflect.FileDescri
 
 const file_nightshift_systemlog_v1_systemlog_service_proto_rawDesc = "" +
 	"\n" +
-	"/nightshift/systemlog/v1/systemlog_service.proto\x12\x17nightshift.systemlog.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'nightshift/systemlog/v1/systemlog.proto\"{\n" +
+	"/nightshift/systemlog/v1/systemlog_service.proto\x12\x17nightshift.systemlog.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fnightshift/auth/v1/access.proto\x1a'nightshift/systemlog/v1/systemlog.proto\"{\n" +
 	"\x12ListEntriesRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -263,10 +264,10 @@ const file_nightshift_systemlog_v1_systemlog_service_proto_rawDesc = "" +
 	"\n" +
 	"since_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tsinceTime\"P\n" +
 	"\x14WatchEntriesResponse\x128\n" +
-	"\aentries\x18\x01 \x03(\v2\x1e.nightshift.systemlog.v1.EntryR\aentries2\xeb\x01\n" +
-	"\x10SystemLogService\x12h\n" +
-	"\vListEntries\x12+.nightshift.systemlog.v1.ListEntriesRequest\x1a,.nightshift.systemlog.v1.ListEntriesResponse\x12m\n" +
-	"\fWatchEntries\x12,.nightshift.systemlog.v1.WatchEntriesRequest\x1a-.nightshift.systemlog.v1.WatchEntriesResponse0\x01B\xea\x01\n" +
+	"\aentries\x18\x01 \x03(\v2\x1e.nightshift.systemlog.v1.EntryR\aentries2\xff\x01\n" +
+	"\x10SystemLogService\x12r\n" +
+	"\vListEntries\x12+.nightshift.systemlog.v1.ListEntriesRequest\x1a,.nightshift.systemlog.v1.ListEntriesResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x03\x12w\n" +
+	"\fWatchEntries\x12,.nightshift.systemlog.v1.WatchEntriesRequest\x1a-.nightshift.systemlog.v1.WatchEntriesResponse\"\b\xda\xe2\x18\x04\b\x01\x18\x030\x01B\xea\x01\n" +
 	"\x1bcom.nightshift.systemlog.v1B\x15SystemlogServiceProtoP\x01Z6nightshift.dev/gen/nightshift/systemlog/v1;systemlogv1\xa2\x02\x03NSX\xaa\x02\x17Nightshift.Systemlog.V1\xca\x02\x17Nightshift\\Systemlog\\V1\xe2\x02#Nightshift\\Systemlog\\V1\\GPBMetadata\xea\x02\x19Nightshift::Systemlog::V1b\x06proto3"
 
 var (
