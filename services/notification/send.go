@@ -47,7 +47,8 @@ func (s *Service) deliver(ctx context.Context) (next time.Time, err error) {
 				return next, err
 			}
 			taken, next = len(resp.GetDeliveries()), time.Time{}
-			if t := resp.GetNextDueTime(); t != nil {
+			// What is due and was not handed out waits for its receiver to have a hand free, not for a time.
+			if t := resp.GetNextDueTime(); t != nil && t.AsTime().After(s.now()) {
 				next = t.AsTime()
 			}
 			for _, d := range resp.GetDeliveries() {
