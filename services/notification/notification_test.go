@@ -379,6 +379,39 @@ func TestRunsByItself(t *testing.T) {
 	}
 }
 
+// Who heard that a finding opened hears that it is over, whatever has become of
+// it meanwhile; who asked for nothing but the opening is not told, and is not
+// reminded either.
+func TestWhoHeardOfItHearsOfItsEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.hook("high", "first", "rest")
+	at := durationpb.New(0)
+	w.route(&notificationv1.Route{Name: "opened", Position: 1, Receivers: []string{"first"}, Filter: `event = "FindingOpened" AND severity >= HIGH`, GroupWait: at, RepeatInterval: durationpb.New(time.Hour), Proceed: true})
+	w.route(&notificationv1.Route{Name: "high", Position: 2, Receivers: []string{"high"}, Filter: `severity >= HIGH`, GroupBy: []string{"account"}, GroupWait: at, GroupInterval: durationpb.New(time.Second), RepeatInterval: durationpb.New(time.Hour)})
+	w.route(&notificationv1.Route{Name: "rest", Position: 3, Receivers: []string{"rest"}, GroupWait: at, GroupInterval: durationpb.New(time.Second)})
+	as := func(s rulev1.Severity, state findingv1.State) func(*findingv1.Finding) {
+		return func(f *findingv1.Finding) { f.Severity, f.State = s, state }
+	}
+	const low, high = rulev1.Severity_SEVERITY_LOW, rulev1.Severity_SEVERITY_HIGH
+	// One opens high and ends low, the other the other way round.
+	w.add(w.opened(finding1(1, as(high, findingv1.State_STATE_OPEN))), w.opened(finding1(2, as(low, findingv1.State_STATE_OPEN))))
+	w.turn()
+	w.advance(time.Minute)
+	w.add(w.event("FindingResolved", finding1(1, as(low, findingv1.State_STATE_RESOLVED))), w.event("FindingResolved", finding1(2, as(high, findingv1.State_STATE_RESOLVED))))
+	w.pass(4*time.Hour, 30*time.Minute)
+	got := slices.DeleteFunc(w.place.got("high"), func(l letter) bool { return l.message.GetGroup()["account"] != finding1(1).GetResource().GetAccount() })
+	if len(got) != 2 || got[0].message.GetOpenFindings() != 1 || got[1].message.GetOpenFindings() != 0 || got[1].message.GetGroupKey() != got[0].message.GetGroupKey() {
+		t.Errorf("who hears of what is high heard %d times: %v", len(got), got)
+	}
+	if got := w.place.got("rest"); len(got) != 2 || got[1].message.GetOpenFindings() != 0 || got[1].message.GetEvents() != 2 {
+		t.Errorf("who hears of the rest heard %d times: %v", len(got), got)
+	}
+	if got := w.place.got("first"); len(got) != 1 {
+		t.Errorf("who asked for what opens heard %d times: %v", len(got), got)
+	}
+}
+
 func TestOwners(t *testing.T) {
 	t.Parallel()
 	r := &route{Route: &notificationv1.Route{Receivers: []string{"z", "fallback"}, ToOwner: true}}
