@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -36,7 +37,7 @@ func harmless(m *notificationv1.Message) *notificationv1.Message {
 }
 
 func scrub(m protoreflect.Message) {
-	text := func(s string) string { return plain.Clip(plain.Clean(s), mostText) }
+	text := func(s string) string { return plain.Clean(plain.Clip(s, mostText)) }
 	value := func(fd protoreflect.FieldDescriptor, v protoreflect.Value) (protoreflect.Value, bool) {
 		switch fd.Kind() {
 		case protoreflect.MessageKind, protoreflect.GroupKind:
@@ -110,12 +111,14 @@ func (a *attempt) content() *content {
 	m := a.Message
 	c := &content{Severity: m.GetSeverity(), More: max(0, m.GetEvents()-int64(len(m.GetNotices())))}
 	for _, n := range m.GetNotices() {
-		c.Items = append(c.Items, a.item(n))
+		it := a.item(n)
+		it.Title = plain.Clip(it.Title, 300)
+		c.Items = append(c.Items, it)
 	}
 	c.Title = plain.Clip(title(m, c.Items), 150)
 	add := func(name, value string) {
 		if value != "" {
-			c.Facts = append(c.Facts, fact{name, value})
+			c.Facts = append(c.Facts, fact{name, plain.Clip(value, 400)})
 		}
 	}
 	if m.GetEvents() > 1 || m.GetKind() == notificationv1.MessageKind_MESSAGE_KIND_DIGEST {
@@ -141,6 +144,7 @@ func (a *attempt) content() *content {
 		c.Note = "More has happened than the route lets through; this stands for all of it. \"nightshift findings list\" has every finding."
 	case notificationv1.MessageKind_MESSAGE_KIND_TEST:
 		c.Note = "Somebody tries whether messages of Nightshift arrive here. They do."
+	default: // the events say it all
 	}
 	if m.GetOpenFindings() > 0 && m.GetKind() != notificationv1.MessageKind_MESSAGE_KIND_DIGEST {
 		add("Still open", plain.Many(m.GetOpenFindings(), "finding", "findings")+" of this group")
@@ -174,6 +178,7 @@ func title(m *notificationv1.Message, items []item) string {
 		return worst + "summary of " + plain.Many(m.GetEvents(), "event", "events") + group
 	case notificationv1.MessageKind_MESSAGE_KIND_REMINDER:
 		return worst + "still open: " + plain.Many(m.GetOpenFindings(), "finding", "findings") + group
+	default: // what has happened
 	}
 	if m.GetEvents() <= 1 && len(items) == 1 {
 		t := items[0].Title
@@ -198,7 +203,7 @@ func groupText(m *notificationv1.Message) string {
 			}
 		}
 	}) {
-		parts = append(parts, k+" "+cmp.Or(m.GetGroup()[k], "none"))
+		parts = append(parts, k+" "+plain.Clip(cmp.Or(m.GetGroup()[k], "none"), 64))
 	}
 	return strings.Join(parts, ", ")
 }
@@ -226,7 +231,7 @@ func counted(counts []*notificationv1.Count, name func(string) string) string {
 		if name != nil {
 			v = name(v)
 		}
-		parts = append(parts, plain.Count(c.GetEvents())+" "+v)
+		parts = append(parts, plain.Count(c.GetEvents())+" "+plain.Clip(v, 64))
 	}
 	return strings.Join(parts, ", ")
 }
@@ -459,7 +464,7 @@ func command(verb, id string) string {
 func lines(texts ...string) (out []string) {
 	for _, t := range texts {
 		if t = strings.TrimSpace(t); t != "" {
-			out = append(out, plain.Clip(t, 400))
+			out = append(out, plain.Clip(t, 300))
 		}
 	}
 	return out
@@ -474,7 +479,10 @@ func (c *content) text(n int) string {
 	var b strings.Builder
 	b.WriteString(c.Title + "\n")
 	for _, f := range c.Facts {
-		b.WriteString("\n" + f.Name + ": " + f.Value)
+		if b.Len() > n/3 {
+			break
+		}
+		b.WriteString("\n" + f.Name + ": " + plain.Clip(f.Value, n/4))
 	}
 	if len(c.Facts) > 0 {
 		b.WriteByte('\n')
@@ -489,7 +497,7 @@ func (c *content) text(n int) string {
 		for _, l := range append(slices.Clone(it.Lines), nonEmpty(it.Link, it.Command)...) {
 			p.WriteString("  " + l + "\n")
 		}
-		if len([]rune(b.String()))+len([]rune(p.String())) > n-60 {
+		if utf8.RuneCountInString(b.String())+utf8.RuneCountInString(p.String()) > n-60 {
 			c := *c
 			c.More += int64(len(c.Items) - i)
 			b.WriteString("\n" + c.more() + "\n")
@@ -508,6 +516,21 @@ func (c *content) text(n int) string {
 
 func nonEmpty(texts ...string) []string {
 	return slices.DeleteFunc(texts, func(s string) bool { return s == "" })
+}
+
+// within is the content with as many items as n characters hold.
+func (c *content) within(n int) *content {
+	fewer := *c
+	for i, it := range c.Items {
+		for _, t := range append([]string{it.Title, it.Command, it.Link}, it.Lines...) {
+			n -= utf8.RuneCountInString(t)
+		}
+		if n < 0 {
+			fewer.Items, fewer.More = c.Items[:i], c.More+int64(len(c.Items)-i)
+			break
+		}
+	}
+	return &fewer
 }
 
 // more says how many events are not listed; "" when all are.

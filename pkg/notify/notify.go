@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"net"
 	"net/http"
 	"net/mail"
 	"net/url"
@@ -29,8 +30,8 @@ import (
 type Config struct {
 	SecretsDir   string `env:"NIGHTSHIFT_SECRETS_DIR" help:"Directory with one file per secret of a receiver, which refers to it as file:<name>. Read at each use. Default: only env:NIGHTSHIFT_SECRET_<NAME>."`
 	SMTP         string `env:"NIGHTSHIFT_SMTP_URL" help:"Mail server, such as smtp://user:password@mail.example.com:587 (STARTTLS, which may only be missing on loopback or with ?tls=optional) or smtps://mail.example.com; or a reference to that, env:NIGHTSHIFT_SECRET_<NAME> or file:<name>. Default: mail cannot be sent."`
-	From         string `env:"NIGHTSHIFT_SMTP_FROM" envDefault:"Nightshift <nightshift@localhost>" help:"Sender of mails, such as Nightshift <nightshift@example.com>."`
-	AllowPrivate bool   `env:"NIGHTSHIFT_NOTIFY_ALLOW_PRIVATE" envDefault:"false" help:"Receivers may be on loopback and private addresses, use plain http where https is asked for, and be reached through HTTPS_PROXY. Link-local addresses, such as those of cloud metadata, never."`
+	From         string `env:"NIGHTSHIFT_SMTP_FROM" help:"Sender of mails, such as Nightshift <nightshift@example.com>. Must be set with NIGHTSHIFT_SMTP_URL."`
+	AllowPrivate bool   `env:"NIGHTSHIFT_NOTIFY_ALLOW_PRIVATE" envDefault:"false" help:"Receivers may be on loopback and private addresses, use plain http where https is asked for, and be reached through HTTPS_PROXY. Link-local addresses, such as those of cloud metadata, stay out of reach."`
 	Link         string `env:"NIGHTSHIFT_NOTIFY_LINK" help:"Address of a finding for people, with {id} where its id belongs, such as https://nightshift.example.com/findings/{id}. Default: messages name the command that shows it."`
 
 	// Version is what the build calls itself; receivers see it.
@@ -85,7 +86,8 @@ type Sender struct {
 	from   *mail.Address
 	tls    *tls.Config
 	http   *http.Client
-	slots  chan struct{} // calls of shoutrrr on their way
+	dial   func(ctx context.Context, network, address string) (net.Conn, error) // to the mail server
+	slots  chan struct{}                                                        // calls of shoutrrr on their way
 }
 
 // New returns a sender. lookup tells a variable's value and whether it is set,
@@ -96,10 +98,14 @@ func New(cfg Config, lookup func(string) (string, bool)) (*Sender, error) {
 	s := &Sender{
 		cfg: cfg, lookup: lookup,
 		tls:   &tls.Config{MinVersion: tls.VersionTLS12},
+		dial:  (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		slots: make(chan struct{}, shoutrrrSlots),
 	}
 	s.http = s.client()
 	var err error
+	if cfg.SMTP != "" && cfg.From == "" {
+		out = out.Field("NIGHTSHIFT_SMTP_FROM", "must be set with NIGHTSHIFT_SMTP_URL, such as Nightshift <nightshift@example.com>")
+	}
 	if s.from, err = mail.ParseAddress(cmp.Or(cfg.From, "nightshift@localhost")); err != nil || strings.ContainsFunc(cfg.From, plain.Unsafe) {
 		out = out.Field("NIGHTSHIFT_SMTP_FROM", "is no address, such as Nightshift <nightshift@example.com>")
 	}

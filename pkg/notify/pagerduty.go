@@ -29,13 +29,14 @@ func (a *attempt) pagerDuty(ctx context.Context, r *notificationv1.PagerDuty) (s
 	if !strings.HasSuffix(to.Path, "/v2/enqueue") {
 		to = to.JoinPath("v2", "enqueue")
 	}
+	detail := ""
 	for _, e := range a.pagerDutyEvents(a.content()) {
 		e["routing_key"] = key
-		if detail, err := a.post(ctx, to, e, nil); err != nil {
-			return detail, err
+		if detail, err = a.post(ctx, to, e, nil); err != nil {
+			return "", err
 		}
 	}
-	return "HTTP 202 Accepted", nil
+	return detail, nil
 }
 
 func (a *attempt) pagerDutyEvents(c *content) []object {
@@ -53,7 +54,7 @@ func (a *attempt) pagerDutyEvents(c *content) []object {
 	}
 	var items, links []object
 	for _, it := range c.Items {
-		o := object{"title": it.Title, "text": strings.Join(it.Lines, "\n")}
+		o := object{"title": it.Title, "text": plain.Clip(strings.Join(it.Lines, "\n"), 1000)}
 		if it.Severity != "" {
 			o["severity"] = it.Severity
 		}

@@ -126,7 +126,11 @@ func (a *attempt) hide(secret string) {
 	}
 	add(1, secret)
 	add(6, strings.Fields(secret)...)
-	if u, err := url.Parse(secret); err == nil && u.Scheme != "" && u.Host != "" {
+	u, err := url.Parse(secret)
+	switch {
+	case err != nil:
+		add(6, strings.FieldsFunc(secret, func(r rune) bool { return strings.ContainsRune("/?&=@:#", r) })...)
+	case u.Scheme != "":
 		add(4, u.RequestURI(), u.EscapedPath(), u.User.Username())
 		if password, ok := u.User.Password(); ok {
 			add(1, password)

@@ -2,8 +2,11 @@ package notify
 
 import (
 	"context"
+	"net"
+	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,6 +63,17 @@ func (a *attempt) allowed(u *url.URL) string {
 	return ""
 }
 
+// mayLeadTo tells whether a service outside the vendors' is at addresses that a
+// receiver may have. The library looks its name up once more, so this keeps
+// out mistakes rather than attackers; those need private addresses allowed.
+func (a *attempt) mayLeadTo(ctx context.Context, u *url.URL) bool {
+	if host, vendor := vendors[u.Scheme]; vendor && host == "" {
+		return true // what stands for a host is a token
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", u.Hostname())
+	return err != nil || !slices.ContainsFunc(addrs, func(addr netip.Addr) bool { return !reachable(addr, a.cfg.AllowPrivate) })
+}
+
 // shoutrrr sends a text through the library. Its errors hold URLs with
 // credentials and are told only as far as no part of the URL is in them.
 func (a *attempt) shoutrrr(ctx context.Context, r *notificationv1.Shoutrrr) (string, error) {
@@ -73,6 +87,9 @@ func (a *attempt) shoutrrr(ctx context.Context, r *notificationv1.Shoutrrr) (str
 	}
 	if why := a.allowed(u); why != "" {
 		return "", &Failure{Permanent: true, Receiver: true, Detail: why}
+	}
+	if !a.mayLeadTo(ctx, u) {
+		return "", &Failure{Permanent: true, Receiver: true, Detail: "the address of the service is not allowed for receivers"}
 	}
 	service, err := (&router.ServiceRouter{}).Locate(raw)
 	if err != nil {

@@ -11,6 +11,10 @@ import (
 // object is a piece of JSON.
 type object = map[string]any
 
+// mostSlack bounds the events of a message, in characters. Slack does not say
+// where it draws the line; it is above this.
+const mostSlack = 10_000
+
 // slack posts to an incoming webhook. Foreign texts are only in plain_text and
 // in the texts of rich_text, which Slack shows as they are: no markup, no
 // mention, no link. The one field it reads as markup, for notifications and
@@ -28,6 +32,7 @@ func (a *attempt) slack(ctx context.Context, r *notificationv1.Slack) (string, e
 }
 
 func slackMessage(c *content) object {
+	c = c.within(mostSlack)
 	word := func(s string) object { return object{"type": "text", "text": plain.Clip(s, 1000)} }
 	bold := func(s string) object {
 		o := word(s)

@@ -11,7 +11,7 @@ import (
 )
 
 // mostTeams bounds a card, in bytes; Teams takes 28 KB.
-const mostTeams = 25 << 10
+const mostTeams = 27 << 10
 
 // teams posts an Adaptive Card to a workflow webhook. Foreign texts are only
 // in text runs, in which Teams reads no Markdown, unlike in text blocks.
@@ -27,7 +27,20 @@ func (a *attempt) teams(ctx context.Context, r *notificationv1.Teams) (string, e
 	return a.post(ctx, to, teamsMessage(a.content()), nil)
 }
 
-func teamsMessage(c *content) object {
+// teamsMessage is a card with as many events as fit.
+func teamsMessage(c *content) (card object) {
+	for n := len(c.Items); n >= 0; n-- {
+		fewer := *c
+		fewer.Items, fewer.More = c.Items[:n], c.More+int64(len(c.Items)-n)
+		card = teamsCard(&fewer)
+		if raw, _ := json.Marshal(card); len(raw) <= mostTeams { // strings and maps alone
+			break
+		}
+	}
+	return card
+}
+
+func teamsCard(c *content) object {
 	run := func(s string) object { return object{"type": "TextRun", "text": plain.Clip(s, 1000)} }
 	bold := func(s string) object {
 		o := run(s)
@@ -45,9 +58,7 @@ func teamsMessage(c *content) object {
 		b["spacing"] = "None"
 		body = append(body, b)
 	}
-	more := *c
-	size := 0
-	for i, it := range c.Items {
+	for _, it := range c.Items {
 		head := it.Title
 		if it.Severity != "" {
 			head = it.Severity + "  " + head
@@ -71,14 +82,9 @@ func teamsMessage(c *content) object {
 		for _, b := range blocks[1:] {
 			b["spacing"] = "None"
 		}
-		raw, _ := json.Marshal(blocks) // strings and maps alone
-		if size += len(raw); size > mostTeams-5<<10 {
-			more.More += int64(len(c.Items) - i)
-			break
-		}
 		body = append(body, blocks...)
 	}
-	if s := strings.TrimSpace(more.more() + "\n" + c.Note); s != "" {
+	if s := strings.TrimSpace(c.more() + "\n" + c.Note); s != "" {
 		body = append(body, block(run(s)))
 	}
 	return object{
