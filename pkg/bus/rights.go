@@ -48,9 +48,10 @@ func Users() []User {
 }
 
 // ownSubjects are the subjects of an event that a service publishes, or takes:
-// a worker only what carries its name, which is also its kind of job.
+// a worker only what carries its name, which is also its kind of job, and of
+// what everybody publishes each its own: nobody writes another's audit log.
 func (e *Event) ownSubjects(service string) string {
-	if slices.Contains(workers, service) && (e.Tokens[0] == "kind" || e.Tokens[0] == "service") {
+	if slices.Contains(workers, service) && (e.Tokens[0] == "kind" || e.Tokens[0] == "service") || slices.Equal(e.Publishers, everyone) {
 		return e.Filter(service)
 	}
 	return e.Filter()

@@ -30,6 +30,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
 	deadletterv1 "nightshift.dev/gen/nightshift/deadletter/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
@@ -156,6 +157,9 @@ func sample(t testing.TB, e *Event, service, n string) proto.Message {
 		return m
 	case *findingv1.FindingsObserved:
 		m.RunId, m.Scope = n, &scanv1.Scope{Service: service}
+		return m
+	case *auditv1.AuditRecorded:
+		m.Record = &auditv1.Record{CallId: n + "/" + service, Service: service}
 		return m
 	default:
 		return m
@@ -429,7 +433,7 @@ func attempts() (all []attempt) {
 			var may []string
 			for _, p := range e.Publishers {
 				self := p == about
-				if p == "scheduler" || p == "persistence" || self {
+				if (p == "scheduler" || p == "persistence") && e.Short() != "AuditRecorded" || self {
 					may = append(may, p)
 				}
 			}

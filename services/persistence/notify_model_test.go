@@ -179,7 +179,7 @@ func (m *queueModel) of(receiver string) *queueHealth {
 
 func TestQueueIsAsItsModel(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	c := &clock{}
 	var replicas []*Service
 	for range 2 {
@@ -502,7 +502,7 @@ func TestQueueIsAsItsModel(t *testing.T) {
 
 func TestQueueUnderManyHands(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	first, _ := replica(t, dsn)
 	second, _ := replica(t, dsn)
 	oncall(t, first)

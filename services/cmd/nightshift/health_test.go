@@ -298,7 +298,7 @@ func TestDoctorOfASickInstallation(t *testing.T) {
 	if code := c.run(t.Context(), []string{"doctor", "-o", "csv"}); code != exitError {
 		t.Errorf("code %d: %s", code, errors.String())
 	}
-	for _, line := range []string{`clocks,NATS,FAIL,"NATS is 1h behind`, `clocks,AWS,FAIL,"AWS is`, `nats,durability,WARN,"5 of 5`, "postgres,connection,FAIL,persistence says: the database cannot be reached"} {
+	for _, line := range []string{`clocks,NATS,FAIL,"NATS is 1h behind`, `clocks,AWS,FAIL,"AWS is`, `nats,durability,WARN,"`, "postgres,connection,FAIL,persistence says: the database cannot be reached"} {
 		if !strings.Contains(out.String(), line) {
 			t.Errorf("there is no %q in\n%s", line, out.String())
 		}
