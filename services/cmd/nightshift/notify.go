@@ -297,7 +297,7 @@ func (c *cli) receiversSet() *cobra.Command {
 				return err
 			}
 			r := was.GetReceiver()
-			if made {
+			if r == nil {
 				r = &notificationv1.Receiver{Name: name}
 			}
 			if err := f.set(cmd, r); err != nil {
