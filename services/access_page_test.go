@@ -26,7 +26,9 @@ func TestAccessPageIsCurrent(t *testing.T) {
 		}
 		return true
 	})
-	slices.SortFunc(services, func(a, b protoreflect.ServiceDescriptor) int { return strings.Compare(string(a.FullName()), string(b.FullName())) })
+	slices.SortFunc(services, func(a, b protoreflect.ServiceDescriptor) int {
+		return strings.Compare(string(a.FullName()), string(b.FullName()))
+	})
 	var b strings.Builder
 	b.WriteString("<!-- Generated from the protos by \"make generate\"; do not edit. -->\n" +
 		"# Who may call what\n\n" +
