@@ -28,8 +28,8 @@ var layers = []struct {
 	peers    bool
 }{
 	{packages: []string{"gen/..."}, peers: true},
-	{packages: []string{"pkg/rule", "pkg/errs", "pkg/access", "pkg/simaws"}},
-	{packages: []string{"pkg/audit", "pkg/auth", "pkg/config", "pkg/page", "pkg/price", "pkg/aws", "pkg/report"}},
+	{packages: []string{"pkg/rule", "pkg/errs", "pkg/access", "pkg/simaws", "pkg/plain"}},
+	{packages: []string{"pkg/audit", "pkg/auth", "pkg/config", "pkg/filter", "pkg/page", "pkg/price", "pkg/aws", "pkg/report", "pkg/notify"}},
 	{packages: []string{"pkg/bus", "pkg/inventory", "pkg/devstack/..."}},
 	{packages: []string{"pkg/app"}},
 	{packages: []string{"pkg/job/..."}},

@@ -13,6 +13,7 @@ import (
 
 	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
+	healthv1 "nightshift.dev/gen/nightshift/health/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
@@ -65,8 +66,32 @@ func (e *Event) Subject(m proto.Message) string { return subject(string(e.Name),
 // again has the same id, and no other fact of the stream has it.
 func (e *Event) MessageID(m proto.Message) string { return e.Short() + "/" + e.id(m) }
 
+// honest says whether a message is about the service, or kind of job, on whose
+// subject it was published. Rights are by subject: without this, who may speak
+// for itself could speak for others.
+func (e *Event) honest(subj string, m proto.Message) error {
+	if e.Tokens[0] != "service" && e.Tokens[0] != "kind" {
+		return nil
+	}
+	rest, _ := strings.CutPrefix(subj, string(e.Name)+".")
+	first, _, _ := strings.Cut(rest, ".")
+	if is := token(e.route(m)[0]); is != first {
+		return fmt.Errorf("was published for %q, and is about %q", first, is)
+	}
+	return nil
+}
+
 // Events is the catalog, in the order of streams and then of a run's life.
 func Events() []*Event { return slices.Clone(catalog) }
+
+// services are the names of those who publish and act on events.
+func services() (names []string) {
+	for _, e := range catalog {
+		names = append(append(names, e.Publishers...), e.Consumers...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
 
 // scanners are the services that handle jobs and scan scopes.
 var scanners = []string{"waste", "security"}
@@ -76,6 +101,9 @@ var workers = append([]string{"cleanup", "health"}, scanners...)
 
 // everyone is every service: each keeps an audit log of its calls.
 var everyone = []string{"persistence", "waste", "security", "health", "cleanup", "scheduler", "notification"}
+
+// teller is the service that tells people.
+var teller = []string{"notification"}
 
 // event declares one kind of message.
 func event[T proto.Message](publishers, consumers, tokens []string, route func(T) []string, id func(T) string, exampleText string, example ...string) *Event {
@@ -127,7 +155,7 @@ var catalog = []*Event{
 			return join(m.GetTrigger().GetRunId(), strconv.Itoa(int(m.GetRelease())))
 		},
 		"every run of kind waste whose turn in the queue has come", "waste"),
-	event([]string{"persistence"}, nil, []string{"kind", "state", "job"},
+	event([]string{"persistence"}, teller, []string{"kind", "state", "job"},
 		func(m *runv1.RunAlertRaised) []string {
 			return []string{m.GetRun().GetKind(), word(m.GetRun().GetState()), m.GetRun().GetJob()}
 		},
@@ -162,7 +190,7 @@ var catalog = []*Event{
 	lifecycle[*findingv1.FindingUnacknowledged]("every waste finding that nobody knows about any more", "waste"),
 	lifecycle[*findingv1.FindingAssigned]("every waste finding that is given to an owner", "waste"),
 	lifecycle[*findingv1.FindingCommented]("every comment on a security finding", "security"),
-	event([]string{"persistence"}, nil, []string{"service", "account"},
+	event([]string{"persistence"}, teller, []string{"service", "account"},
 		func(m *findingv1.FindingsHeld) []string {
 			return []string{m.GetHold().GetService(), m.GetHold().GetAccount()}
 		},
@@ -177,6 +205,14 @@ var catalog = []*Event{
 			return join(m.GetRecord().GetCallId(), word(m.GetRecord().GetPhase()))
 		},
 		"what people and programs change through the scheduler, and what it denies", "scheduler"),
+	event([]string{"persistence"}, teller, []string{"component", "state"},
+		func(m *healthv1.ComponentChanged) []string {
+			return []string{m.GetTransition().GetComponent(), word(m.GetTransition().GetToState())}
+		},
+		func(m *healthv1.ComponentChanged) string {
+			return join(m.GetTransition().GetComponent(), stamp(m.GetTransition().GetTime()))
+		},
+		"everything that befalls NATS itself", "nats"),
 }
 
 // orphaned is the subject and the identity of events about the mark of a finding.
@@ -185,7 +221,7 @@ func orphaned[T interface {
 	GetFinding() *findingv1.Finding
 	GetOrphan() *findingv1.Orphan
 }](exampleText string, example ...string) *Event {
-	return event([]string{"persistence"}, nil, []string{"category", "severity", "account", "region", "rule"},
+	return event([]string{"persistence"}, teller, []string{"category", "severity", "account", "region", "rule"},
 		func(m T) []string { return aboutFinding(m.GetFinding()) },
 		func(m T) string { return join(m.GetOrphan().GetFindingId(), stamp(m.GetOrphan().GetTime())) },
 		exampleText, example...)
@@ -201,7 +237,7 @@ func lifecycle[T interface {
 	GetFinding() *findingv1.Finding
 	GetTransition() *findingv1.Transition
 }](exampleText string, example ...string) *Event {
-	return event([]string{"persistence"}, nil, []string{"category", "severity", "account", "region", "rule"},
+	return event([]string{"persistence"}, teller, []string{"category", "severity", "account", "region", "rule"},
 		func(m T) []string { return aboutFinding(m.GetFinding()) },
 		func(m T) string {
 			return join(m.GetFinding().GetId(), m.GetFinding().GetEtag(), m.GetTransition().GetRunId(), stamp(m.GetTransition().GetTime()))

@@ -8,6 +8,8 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"nightshift.dev/pkg/plain"
 )
 
 //go:embed page.html
@@ -17,13 +19,13 @@ var pageSource string
 const shownFindings = 250
 
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
-	"clean": clean, "day": day, "lower": strings.ToLower,
+	"clean": plain.Clean, "day": day, "lower": strings.ToLower,
 	"count": func(n any) string {
 		switch n := n.(type) {
 		case int64:
-			return count(n)
+			return plain.Count(n)
 		case int:
-			return count(n)
+			return plain.Count(n)
 		}
 		return ""
 	},
@@ -43,7 +45,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 		case m.High == 0 && m.Unknown > 0:
 			return "unknown"
 		}
-		return dollars(m.Low, m.High)
+		return plain.Dollars(m.Low, m.High)
 	},
 	"points": func(v float64) string { return strings.Replace(fmt.Sprintf("%g", v), "-", "−", 1) },
 }).Parse(pageSource))
@@ -76,21 +78,21 @@ func (v view) bars(head string, groups []Group) chart {
 		most = max(most, g.weight())
 	}
 	for _, g := range groups[:min(shownGroups, len(groups))] {
-		b := bar{Label: g.Key, Value: many(g.Findings, "finding", "findings")}
+		b := bar{Label: g.Key, Value: plain.Many(g.Findings, "finding", "findings")}
 		if g.Key == "" {
 			b.Label = nobody
 		}
 		if g.Name != "" {
 			b.Label, b.Sub = g.Name, g.Key
 		}
-		b.Label, b.Sub = clean(b.Label), clean(b.Sub)
+		b.Label, b.Sub = plain.Clean(b.Label), plain.Clean(b.Sub)
 		if g.Money != nil {
 			b.Note = b.Value
-			if b.Value = dollars(g.Money.Low, g.Money.High); g.Money.High == 0 && g.Money.Unknown > 0 {
+			if b.Value = plain.Dollars(g.Money.Low, g.Money.High); g.Money.High == 0 && g.Money.Unknown > 0 {
 				b.Value = "unknown"
 			}
 			if g.Money.Unknown > 0 && g.Money.Unknown < g.Findings {
-				b.Note += fmt.Sprintf(", %s of unknown cost", count(g.Money.Unknown))
+				b.Note += fmt.Sprintf(", %s of unknown cost", plain.Count(g.Money.Unknown))
 			}
 		}
 		if most > 0 {
@@ -195,10 +197,10 @@ func rounded(m Money, months float64) string {
 	case high == 0 && m.Unknown > 0:
 		return "unknown"
 	case high < 100:
-		return dollars(low, high)
+		return plain.Dollars(low, high)
 	}
 	low, high = math.Round(low), math.Round(high)
-	return strings.ReplaceAll(dollars(low, high), ".00", "")
+	return strings.ReplaceAll(plain.Dollars(low, high), ".00", "")
 }
 
 // Calendar is the time of the report without its clock.

@@ -7,6 +7,8 @@ import (
 	"io"
 	"strings"
 	"unicode"
+
+	"nightshift.dev/pkg/plain"
 )
 
 const (
@@ -31,18 +33,18 @@ func (r *Report) Text(w io.Writer) error {
 		b.wrapped("Only what matches "+r.Filter, "")
 	}
 	b.line("")
-	b.wrapped(fmt.Sprintf("%s on %s.", many(r.Totals.Findings, "open finding", "open findings"), many(r.Totals.Resources, "resource", "resources")), "")
+	b.wrapped(fmt.Sprintf("%s on %s.", plain.Many(r.Totals.Findings, "open finding", "open findings"), plain.Many(r.Totals.Resources, "resource", "resources")), "")
 	if s := r.moneyLine(); s != "" {
 		b.wrapped(s, "")
 	}
 	b.wrapped(r.coverageLine(), "")
 	if r.Totals.Exempt > 0 {
-		b.wrapped(many(r.Totals.Exempt, "finding is", "findings are")+" exempt, and listed apart.", "")
+		b.wrapped(plain.Many(r.Totals.Exempt, "finding is", "findings are")+" exempt, and listed apart.", "")
 	}
 
 	b.head("Since " + r.SinceTime.Format("2006-01-02 15:04 UTC"))
 	for _, c := range []change{{"opened", r.Trend.Opened}, {"resolved", r.Trend.Resolved}, {"reopened", r.Trend.Reopened}} {
-		b.line("  %s %6s  %s", pad(strings.ToLower(c.Name), 38), count(c.Findings), c.Money.text())
+		b.line("  %s %6s  %s", pad(strings.ToLower(c.Name), 38), plain.Count(c.Findings), c.Money.text())
 	}
 
 	var severities []Group
@@ -64,7 +66,7 @@ func (r *Report) Text(w io.Writer) error {
 			b.finding(fmt.Sprintf("%2d. ", i+1), f, r.Totals.Money != nil)
 		}
 		if more := len(r.Findings) - shownTop; more > 0 {
-			b.line("%s more are in the CSV and JSON reports.", count(more))
+			b.line("%s more are in the CSV and JSON reports.", plain.Count(more))
 		}
 	}
 	if len(r.Exempt) > 0 {
@@ -73,7 +75,7 @@ func (r *Report) Text(w io.Writer) error {
 			b.finding("  - ", f, r.Totals.Money != nil)
 		}
 		if more := len(r.Exempt) - shownTop; more > 0 {
-			b.line("%s more.", count(more))
+			b.line("%s more.", plain.Count(more))
 		}
 	}
 	if len(r.Posture) > 0 {
@@ -84,7 +86,7 @@ func (r *Report) Text(w io.Writer) error {
 				score = fmt.Sprintf("%6d", p.Score.Value)
 			}
 			b.line("  %s %s  %s", pad(p.Account+" "+p.Name, 38), score,
-				clip(fmt.Sprintf("%d/%d listings, %s unknown", p.ListingsComplete, p.Listings, count(p.Unknown)), 31))
+				clip(fmt.Sprintf("%d/%d listings, %s unknown", p.ListingsComplete, p.Listings, plain.Count(p.Unknown)), 31))
 		}
 	}
 	if len(r.Coverage.Gaps) > 0 {
@@ -93,7 +95,7 @@ func (r *Report) Text(w io.Writer) error {
 			b.wrapped(fmt.Sprintf("%s %s %s: %s. %s", g.Account, g.Region, g.kind(), g.Status, g.Error), "  ")
 		}
 		if more := len(r.Coverage.Gaps) - shownGaps; more > 0 {
-			b.line("  %s more.", count(more))
+			b.line("  %s more.", plain.Count(more))
 		}
 	}
 	b.line("")
@@ -118,18 +120,18 @@ func (m *Money) text() string {
 	case m == nil:
 		return ""
 	case m.Unknown == 0:
-		return dollars(m.Low, m.High)
+		return plain.Dollars(m.Low, m.High)
 	case m.High == 0:
-		return count(m.Unknown) + " unknown"
+		return plain.Count(m.Unknown) + " unknown"
 	}
-	return dollars(m.Low, m.High) + ", " + count(m.Unknown) + " unknown"
+	return plain.Dollars(m.Low, m.High) + ", " + plain.Count(m.Unknown) + " unknown"
 }
 
 type text struct{ bytes.Buffer }
 
 // line writes one line.
 func (b *text) line(format string, args ...any) {
-	b.WriteString(strings.TrimRight(clip(clean(fmt.Sprintf(format, args...)), width), " ") + "\n")
+	b.WriteString(strings.TrimRight(clip(plain.Clean(fmt.Sprintf(format, args...)), width), " ") + "\n")
 }
 
 func (b *text) head(s string) {
@@ -147,10 +149,10 @@ func (b *text) groups(head string, gs []Group, name func(Group) string) {
 	}
 	b.head(head)
 	for _, g := range gs[:min(shownGroups, len(gs))] {
-		b.line("  %s %6s  %s", pad(name(g), 38), count(g.Findings), g.Money.text())
+		b.line("  %s %6s  %s", pad(name(g), 38), plain.Count(g.Findings), g.Money.text())
 	}
 	if more := len(gs) - shownGroups; more > 0 {
-		b.line("  and %s more", count(more))
+		b.line("  and %s more", plain.Count(more))
 	}
 }
 
@@ -191,7 +193,7 @@ func (x *Exemption) text() string {
 // line is cut.
 func (b *text) wrapped(s, indent string) {
 	at := 0
-	for word := range strings.FieldsSeq(clean(s)) {
+	for word := range strings.FieldsSeq(plain.Clean(s)) {
 		word = clip(word, width-columns(indent))
 		n := columns(word)
 		switch {
@@ -215,7 +217,7 @@ func (b *text) wrapped(s, indent string) {
 
 // pad cuts or fills a text to n columns.
 func pad(s string, n int) string {
-	s = clip(clean(s), n)
+	s = clip(plain.Clean(s), n)
 	return s + strings.Repeat(" ", max(0, n-columns(s)))
 }
 

@@ -5,13 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	reportv1 "nightshift.dev/gen/nightshift/report/v1"
+	"nightshift.dev/pkg/plain"
 )
 
 // Media returns the media type of a format and the ending of its files,
@@ -72,7 +71,7 @@ func (r *Report) CSV(w io.Writer) error {
 		for _, f := range list {
 			low, high, counted := "", "", ""
 			if f.Cost != nil {
-				low, high, counted = cents(f.Cost.Low), cents(f.Cost.High), cents(f.Counted)
+				low, high, counted = plain.Cents(f.Cost.Low), plain.Cents(f.Cost.High), plain.Cents(f.Counted)
 			}
 			row := []string{
 				f.ID, f.State, strconv.Itoa(f.Score.Value), f.Severity, f.Rule, f.Title, f.Account, f.Region, f.ResourceType, f.ResourceID, f.ResourceName, f.Owner,
@@ -80,75 +79,13 @@ func (r *Report) CSV(w io.Writer) error {
 				f.Reason, f.Recommendation, f.ARN,
 			}
 			for i, s := range row {
-				row[i] = cell(s)
+				row[i] = plain.Cell(s)
 			}
 			_ = c.Write(row)
 		}
 	}
 	c.Flush()
 	return c.Error()
-}
-
-// cell makes a text fit for a spreadsheet: as clean, and no formula. A tab or
-// a carriage return before a formula would not hide it.
-func cell(s string) string {
-	formula := strings.TrimLeftFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unsafe(r) })
-	if s != "" && (strings.ContainsRune("\t\r", rune(s[0])) || formula != "" && strings.ContainsRune("=+-@＝＋－＠", []rune(formula)[0])) {
-		return "'" + clean(s)
-	}
-	return clean(s)
-}
-
-// unsafe tells a character that shows something else than is there: controls,
-// overrides of the writing direction, and what cannot be seen.
-func unsafe(r rune) bool {
-	return unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp) || unicode.Is(unicode.Cf, r) && r != 0x200c && r != 0x200d
-}
-
-// clean makes a foreign text fit for one line: white space is a blank, what is
-// unsafe a replacement character.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\t' || r == '\n' || r == '\r' || r == 0x2028 || r == 0x2029:
-			return ' '
-		case unsafe(r):
-			return unicode.ReplacementChar
-		}
-		return r
-	}, strings.ToValidUTF8(s, string(unicode.ReplacementChar)))
-}
-
-// dollars is a range of dollars for people: $1,234.56, or $40.00–60.00.
-func dollars(low, high float64) string {
-	if math.Round(low*100) == math.Round(high*100) {
-		return "$" + grouped(cents(high))
-	}
-	return "$" + grouped(cents(low)) + "–" + grouped(cents(high))
-}
-
-func cents(v float64) string { return strconv.FormatFloat(v, 'f', 2, 64) }
-
-// count is a number for people: 1,234.
-func count[T ~int | ~int64](n T) string { return grouped(strconv.FormatInt(int64(n), 10)) }
-
-func grouped(digits string) string {
-	whole, rest, point := strings.Cut(digits, ".")
-	for i := len(whole) - 3; i > 0; i -= 3 {
-		whole = whole[:i] + "," + whole[i:]
-	}
-	if point {
-		whole += "." + rest
-	}
-	return whole
-}
-
-// many is a number of things with their noun.
-func many[T ~int | ~int64](n T, one, more string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return count(n) + " " + more
 }
 
 func stamp(t *time.Time) string {
@@ -170,7 +107,7 @@ func (f *Finding) cost() string {
 	if f.Cost == nil {
 		return "unknown"
 	}
-	return dollars(f.Cost.Low, f.Cost.High)
+	return plain.Dollars(f.Cost.Low, f.Cost.High)
 }
 
 // Title is the report's headline.
@@ -189,13 +126,13 @@ func (r *Report) coverageLine() string {
 	}
 	var s string
 	if len(c.Gaps) == 0 {
-		s = fmt.Sprintf("All %s were read to the end", many(c.Listings, "listing", "listings"))
+		s = fmt.Sprintf("All %s were read to the end", plain.Many(c.Listings, "listing", "listings"))
 	} else {
-		s = fmt.Sprintf("%s of %s listings were read to the end", count(c.ListingsComplete), count(c.Listings))
+		s = fmt.Sprintf("%s of %s listings were read to the end", plain.Count(c.ListingsComplete), plain.Count(c.Listings))
 	}
-	s += fmt.Sprintf(": %s, %s.", many(c.Resources, "resource", "resources"), many(c.Evaluated, "verdict", "verdicts"))
+	s += fmt.Sprintf(": %s, %s.", plain.Many(c.Resources, "resource", "resources"), plain.Many(c.Evaluated, "verdict", "verdicts"))
 	if n := c.InsufficientData + c.Errors; n > 0 {
-		s += fmt.Sprintf(" %s could not be given for want of data.", many(n, "verdict", "verdicts"))
+		s += fmt.Sprintf(" %s could not be given for want of data.", plain.Many(n, "verdict", "verdicts"))
 	}
 	return s
 }
@@ -207,9 +144,9 @@ func (r *Report) moneyLine() string {
 	if m == nil {
 		return ""
 	}
-	s := dollars(m.Low, m.High) + " a month at list prices, no resource counted twice"
+	s := plain.Dollars(m.Low, m.High) + " a month at list prices, no resource counted twice"
 	if m.Unknown > 0 {
-		s += "; " + many(m.Unknown, "finding", "findings") + " of unknown cost not included"
+		s += "; " + plain.Many(m.Unknown, "finding", "findings") + " of unknown cost not included"
 	}
 	return s + "."
 }

@@ -43,6 +43,9 @@ var rules = []rule{
 	{retentionv1.Target_TARGET_METRICS, "metrics", "Figures of instances by day, instances that are gone, and states of components.", 400, "days", -1},
 	{retentionv1.Target_TARGET_EXEMPTIONS, "exemptions", "Exemptions that have expired.", 400, "days", -1},
 	{retentionv1.Target_TARGET_OUTBOX, "outbox", "Messages that can never be published.", 30, "days", -1},
+	{retentionv1.Target_TARGET_NOTICES, "notices", "Events that notifications have told of, kept to know them when they come again.", 7, "days", -1},
+	{retentionv1.Target_TARGET_DELIVERIES, "deliveries", "Deliveries of notifications, from when they ended.", 90, "days", -1},
+	{retentionv1.Target_TARGET_SILENCES, "silences", "Silences that have expired.", 400, "days", -1},
 }
 
 // The most that parameters may say, which is ten years, and what persistence takes.

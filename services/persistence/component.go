@@ -3,6 +3,8 @@ package persistence
 import (
 	"cmp"
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -53,6 +55,12 @@ type componentTransition struct {
 	ToState   healthv1.ComponentState `bun:""`
 	Time      time.Time               `bun:""`
 	Reason    string                  `bun:""`
+}
+
+func (t *componentTransition) proto() *healthv1.ComponentTransition {
+	return &healthv1.ComponentTransition{
+		Id: t.ID, Component: t.Component, FromState: t.FromState, ToState: t.ToState, Time: timestamppb.New(t.Time), Reason: t.Reason,
+	}
 }
 
 var componentTransitionFields = fields{
@@ -148,6 +156,7 @@ func (tx *transaction) recordLook(ctx context.Context, there *component, l *heal
 	if next.Attributes == nil {
 		next.Attributes = map[string]string{}
 	}
+	whole := next.proto()
 	state, since := healthv1.ComponentState(0), time.Time{}
 	if there != nil {
 		state, since = there.State, there.SinceTime
@@ -167,7 +176,9 @@ func (tx *transaction) recordLook(ctx context.Context, there *component, l *heal
 			at = next.CheckTime
 		}
 		row := &componentTransition{Component: next.Name, FromState: state, ToState: t.GetToState(), Time: at, Reason: t.GetReason()}
-		if _, err := tx.NewInsert().Model(row).Returning("NULL").On("CONFLICT (component, time) DO NOTHING").Exec(ctx); err != nil {
+		if err := tx.NewInsert().Model(row).Returning("id").On("CONFLICT (component, time) DO NOTHING").Scan(ctx); err == nil {
+			tx.publish(&healthv1.ComponentChanged{Component: whole, Transition: row.proto()})
+		} else if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
 		if state != 0 {
@@ -180,6 +191,7 @@ func (tx *transaction) recordLook(ctx context.Context, there *component, l *heal
 		state, since = t.GetToState(), at
 	}
 	next.SinceTime = since
+	whole.SinceTime = timestamppb.New(since)
 	_, err := tx.NewInsert().Model(next).Returning("NULL").On("CONFLICT (name) DO UPDATE").
 		Set("kind = EXCLUDED.kind, state = EXCLUDED.state, since_time = EXCLUDED.since_time, reason = EXCLUDED.reason").
 		Set("check_time = EXCLUDED.check_time, failing_time = EXCLUDED.failing_time, attributes = EXCLUDED.attributes, title = EXCLUDED.title").
@@ -240,9 +252,7 @@ func (s *Service) ListRecordedTransitions(ctx context.Context, req *healthv1.Lis
 	}
 	resp := &healthv1.ListRecordedTransitionsResponse{NextPageToken: next}
 	for _, t := range rows {
-		resp.Transitions = append(resp.Transitions, &healthv1.ComponentTransition{
-			Id: t.ID, Component: t.Component, FromState: t.FromState, ToState: t.ToState, Time: timestamppb.New(t.Time), Reason: t.Reason,
-		})
+		resp.Transitions = append(resp.Transitions, t.proto())
 	}
 	return resp, nil
 }

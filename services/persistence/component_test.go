@@ -100,6 +100,48 @@ func TestTheNewestLookCounts(t *testing.T) {
 	}
 }
 
+// Each change is said once, in the transaction that keeps it, and in order.
+func TestComponentChangesAreSaid(t *testing.T) {
+	t.Parallel()
+	s := service(t)
+	record(t, s, false, look("nats", 0, isUp, 0), look("account/1", 0, isDown, 0))
+	record(t, s, false, look("nats", 1, isUp, 0)) // nothing new
+	record(t, s, false, look("nats", 9, isDown, 8, changed("nats", 5, isDown), changed("nats", 7, isUp)))
+	record(t, s, false, look("nats", 9, isDown, 8, changed("nats", 5, isDown), changed("nats", 7, isUp))) // the other replica
+	var rows []*waitingMessage
+	if err := s.bun.NewRaw("SELECT id, time, message, body, trace FROM outbox ORDER BY id").Scan(t.Context(), &rows); err != nil {
+		t.Fatal(err)
+	}
+	var said, waves []string
+	for _, row := range rows {
+		m, err := decode(row)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, c := m.(*healthv1.ComponentChanged), m.(*healthv1.ComponentChanged).GetTransition()
+		if e.GetComponent().GetName() != c.GetComponent() || !e.GetComponent().GetSinceTime().IsValid() || c.GetId() == 0 || c.GetReason() == "" {
+			t.Errorf("%v", e)
+		}
+		said = append(said, fmt.Sprintf("%s %s>%s@%d", c.GetComponent(), stateWord(c.GetFromState()), stateWord(c.GetToState()), int(c.GetTime().AsTime().Sub(epoch).Minutes())))
+	}
+	if want := "account/1 unspecified>down@0, nats unspecified>up@0, nats up>down@5, nats down>up@7, nats up>down@8"; strings.Join(said, ", ") != want {
+		t.Errorf("said was %s", strings.Join(said, ", "))
+	}
+	if last, err := decode(rows[len(rows)-1]); err != nil || !last.(*healthv1.ComponentChanged).GetComponent().GetSinceTime().AsTime().Equal(minute(8).AsTime()) {
+		t.Errorf("the last is %v, %v", last, err)
+	}
+	for len(rows) > 0 {
+		n, _, err := wave(rows)
+		if err != nil {
+			t.Fatal(err)
+		}
+		waves, rows = append(waves, fmt.Sprint(n)), rows[n:]
+	}
+	if got := strings.Join(waves, " "); got != "2 1 1 1" {
+		t.Errorf("published in waves of %s", got)
+	}
+}
+
 func TestComponentsThatAreGone(t *testing.T) {
 	t.Parallel()
 	s := service(t)

@@ -26,6 +26,7 @@ import (
 	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
+	"nightshift.dev/pkg/filter"
 	"nightshift.dev/pkg/page"
 )
 
@@ -72,30 +73,30 @@ func (x *exemption) parse() (err error) {
 	if x.where, err = exemptionFields.parse(x.Filter); err != nil {
 		return err
 	}
-	if x.where == nil || !x.where.restricts(false) {
+	if x.where == nil || !restricts(x.where.Filter, false) {
 		return badFilter(`restricts nothing; name at least a rule, account, region, resource, owner or tag that it is for, such as rule_id = "ec2-public" AND account = "123456789012"`)
 	}
 	return nil
 }
 
-// restricts says whether the predicate, or its contrary, holds only for what
-// has a value that it names. A category by itself is no restriction.
-func (p *predicate) restricts(not bool) bool {
-	some := func(o *predicate) bool { return o.restricts(not) }
-	switch p.op {
-	case filtering.FunctionNot:
-		return p.operands[0].restricts(!not)
-	case filtering.FunctionAnd, filtering.FunctionOr:
-		if (p.op == filtering.FunctionAnd) != not {
-			return slices.ContainsFunc(p.operands, some)
+// restricts says whether the filter, or its contrary, holds only for what has
+// a value that it names. A category by itself is no restriction.
+func restricts(f *filter.Filter, not bool) bool {
+	some := func(o *filter.Filter) bool { return restricts(o, not) }
+	switch f.Op {
+	case filter.Not:
+		return restricts(f.Operands[0], !not)
+	case filter.And, filter.Or:
+		if (f.Op == filter.And) != not {
+			return slices.ContainsFunc(f.Operands, some)
 		}
-		return !slices.ContainsFunc(p.operands, func(o *predicate) bool { return !some(o) })
+		return !slices.ContainsFunc(f.Operands, func(o *filter.Filter) bool { return !some(o) })
 	case filtering.FunctionEquals, filtering.FunctionNotEquals:
-		return (p.op == filtering.FunctionNotEquals) == not && p.name != "category" && (p.value != "" || p.field.kind == kindMap)
-	case "CONTAINS":
-		return !not && p.value != ""
-	case "PRESENT":
-		return !not && p.field.kind == kindMap
+		return (f.Op == filtering.FunctionNotEquals) == not && f.Name != "category" && (f.Value != "" || f.Kind == filter.Map)
+	case filter.Contains:
+		return !not && f.Value != ""
+	case filter.Present:
+		return !not && f.Kind == filter.Map
 	}
 	return false
 }

@@ -233,6 +233,9 @@ func storedCost(b []byte) (*rulev1.MonthlyCost, error) {
 	return c, proto.Unmarshal(b, c)
 }
 
+// resolvedOrNever is when a finding was resolved, as the index on it has it.
+const resolvedOrNever = "coalesce(f.resolve_time, '0001-01-01 00:00:00+00')"
+
 var findingFields = fields{
 	"id":               {column: "f.id", kind: kindText},
 	"rule_id":          {column: "f.rule_id", kind: kindText},
@@ -256,7 +259,7 @@ var findingFields = fields{
 	"first_seen":       {column: "f.first_seen", kind: kindTime},
 	"last_seen":        {column: "c.last_seen", kind: kindTime},
 	"since":            {column: "f.since", kind: kindTime},
-	"resolve_time":     {column: "f.resolve_time", kind: kindTime},
+	"resolve_time":     {column: "f.resolve_time", kind: kindTime, below: resolvedOrNever},
 	"orphan_time":      {column: "o.time", kind: kindTime},
 	"tags":             {column: "f.tags", kind: kindMap},
 }
@@ -264,16 +267,20 @@ var findingFields = fields{
 // findingOrders are what findings can be sorted by. Unknown costs come last,
 // whether costs rise or fall.
 var findingOrders = sortable[*finding]{
-	"id":           both("id", "f.id", textKey(func(f *finding) string { return f.ID })),
-	"rule_id":      both("rule_id", "f.rule_id", textKey(func(f *finding) string { return f.RuleID })),
-	"account":      both("account", "f.account", textKey(func(f *finding) string { return f.Account })),
-	"region":       both("region", "f.region", textKey(func(f *finding) string { return f.Region })),
-	"owner":        both("owner", "f.owner", textKey(func(f *finding) string { return f.Owner })),
-	"state":        both("state", "f.state", intKey(func(f *finding) int64 { return int64(f.State) })),
-	"severity":     both("severity", "f.severity", intKey(func(f *finding) int64 { return int64(f.Severity) })),
-	"first_seen":   both("first_seen", "f.first_seen", timeKey(func(f *finding) time.Time { return f.FirstSeen })),
-	"last_seen":    both("last_seen", "c.last_seen", timeKey(func(f *finding) time.Time { return f.LastSeen })),
-	"resolve_time": both("resolve_time", "coalesce(f.resolve_time, '0001-01-01 00:00:00+00')", timeKey(func(f *finding) time.Time { return cmp.Or(f.ResolveTime, &time.Time{}).UTC() })),
+	"id":         both("id", "f.id", textKey(func(f *finding) string { return f.ID })),
+	"rule_id":    both("rule_id", "f.rule_id", textKey(func(f *finding) string { return f.RuleID })),
+	"account":    both("account", "f.account", textKey(func(f *finding) string { return f.Account })),
+	"region":     both("region", "f.region", textKey(func(f *finding) string { return f.Region })),
+	"owner":      both("owner", "f.owner", textKey(func(f *finding) string { return f.Owner })),
+	"state":      both("state", "f.state", intKey(func(f *finding) int64 { return int64(f.State) })),
+	"severity":   both("severity", "f.severity", intKey(func(f *finding) int64 { return int64(f.Severity) })),
+	"first_seen": both("first_seen", "f.first_seen", timeKey(func(f *finding) time.Time { return f.FirstSeen })),
+	"last_seen":  both("last_seen", "c.last_seen", timeKey(func(f *finding) time.Time { return f.LastSeen })),
+	"resolve_time": func() [2]term[*finding] {
+		terms := both("resolve_time", resolvedOrNever, timeKey(func(f *finding) time.Time { return cmp.Or(f.ResolveTime, &time.Time{}).UTC() }))
+		terms[0].crowd = time.Time{}
+		return terms
+	}(),
 	"monthly_cost": {
 		{name: "monthly_cost", expr: "coalesce(f.cost_high, 'Infinity')", key: floatKey(func(f *finding) float64 { return f.costOr(math.Inf(1)) })},
 		{name: "monthly_cost", expr: "coalesce(f.cost_high, '-Infinity')", desc: true, key: floatKey(func(f *finding) float64 { return f.costOr(math.Inf(-1)) })},
@@ -332,9 +339,15 @@ func (s *Service) ListFindings(ctx context.Context, req *findingv1.ListFindingsR
 	if err != nil {
 		return nil, err
 	}
-	if where.never("state", int64(findingv1.State_STATE_RESOLVED)) {
+	never := func(states ...findingv1.State) bool {
+		return !slices.ContainsFunc(states, func(st findingv1.State) bool { return !where.never("state", int64(st)) })
+	}
+	switch {
+	case never(findingv1.State_STATE_RESOLVED):
 		// They all have the same place in it, which an index that begins with the others would have to be read up to.
 		o = slices.DeleteFunc(o, func(t term[*finding]) bool { return t.name == "resolve_time" })
+	case never(findingv1.State_STATE_OPEN, findingv1.State_STATE_REOPENED, findingv1.State_STATE_EXEMPT):
+		o[0].crowd = nil
 	}
 	mask, err := readMask(req.GetReadMask())
 	if err != nil {

@@ -26,6 +26,9 @@ type term[R any] struct {
 	expr string // never NULL
 	desc bool
 	key  sortKey[R]
+	// crowd is the place of many rows that are first in the order; nil: there are none
+	// such. An index that has the terms after this one the other way round has them in order only where they all share it.
+	crowd any
 }
 
 // sortKey reads a row's place from the row, and from a page token.
@@ -204,11 +207,15 @@ func (o order[R]) rowsAfter(ctx context.Context, after []any, n int, query func(
 		}
 		return rows, fault(q.Scan(ctx, &rows))
 	}
+	same := len(o) - 1
 	if after == nil {
-		return fetch(0, n)
+		if o[0].crowd == nil {
+			return fetch(0, n)
+		}
+		after, same = []any{o[0].crowd}, 1
 	}
 	var rows []R
-	for same := len(o) - 1; same >= 0 && len(rows) < n; same-- {
+	for ; same >= 0 && len(rows) < n; same-- {
 		more, err := fetch(same, n-len(rows))
 		if err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package persistence
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -28,7 +29,7 @@ func TestPaging(t *testing.T) {
 	}
 	added := 0
 	rapid.Check(t, func(rt *rapid.T) {
-		terms := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"severity", "monthly_cost", "first_seen", "last_seen", "rule_id", "account", "region", "state", "id"}), 0, 3, rapid.ID[string]).Draw(rt, "terms")
+		terms := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"severity", "monthly_cost", "first_seen", "last_seen", "resolve_time", "rule_id", "account", "region", "state", "id"}), 0, 3, rapid.ID[string]).Draw(rt, "terms")
 		for i := range terms {
 			terms[i] += rapid.SampledFrom([]string{"", " asc", " desc"}).Draw(rt, "direction")
 		}
@@ -76,7 +77,8 @@ func TestPaging(t *testing.T) {
 	})
 }
 
-// byOrder compares findings as order_by says, unknown costs last.
+// byOrder compares findings as order_by says, unknown costs last, and what is not
+// resolved before what ever was.
 func byOrder(orderBy string) func(a, b *findingv1.Finding) int {
 	if orderBy == "" {
 		orderBy = "first_seen desc"
@@ -85,21 +87,29 @@ func byOrder(orderBy string) func(a, b *findingv1.Finding) int {
 		for part := range strings.SplitSeq(orderBy, ",") {
 			words := strings.Fields(part)
 			c := 0
-			switch x := valueOf(a, words[0]).(type) {
+			value := func(f *findingv1.Finding) any {
+				if words[0] == "resolve_time" {
+					return f.GetResolveTime().GetSeconds()
+				}
+				return valueOf(f, words[0])
+			}
+			switch x := value(a).(type) {
 			case nil:
 				c = 1
-				if valueOf(b, words[0]) == nil {
+				if value(b) == nil {
 					continue
 				}
 				return c
+			case int64:
+				c = cmp.Compare(x, value(b).(int64))
 			case float64:
-				y, ok := valueOf(b, words[0]).(float64)
+				y, ok := value(b).(float64)
 				if !ok {
 					return -1
 				}
 				c = int(math.Copysign(math.Ceil(math.Abs(x-y)), x-y))
 			default:
-				c = strings.Compare(fmt.Sprint(x), fmt.Sprint(valueOf(b, words[0])))
+				c = strings.Compare(fmt.Sprint(x), fmt.Sprint(value(b)))
 			}
 			if len(words) > 1 && words[1] == "desc" {
 				c = -c

@@ -11,6 +11,7 @@ import (
 
 	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
+	"nightshift.dev/pkg/filter"
 )
 
 // only narrows a query to the accounts that the caller may see.
@@ -39,16 +40,17 @@ func (x *exemption) within(p auth.Principal) bool {
 // within tells whether what the predicate matches is for sure of one of these
 // accounts.
 func (p *predicate) within(accounts []string) bool {
-	some := func(o *predicate) bool { return o.within(accounts) }
-	switch {
-	case p == nil:
+	if p == nil {
 		return false
-	case p.op == filtering.FunctionAnd:
-		return slices.ContainsFunc(p.operands, some)
-	case p.op == filtering.FunctionOr:
-		return !slices.ContainsFunc(p.operands, func(o *predicate) bool { return !some(o) })
-	case p.op == filtering.FunctionEquals && p.name == "account":
-		account, ok := p.value.(string)
+	}
+	some := func(f *filter.Filter) bool { return p.operand(f).within(accounts) }
+	switch {
+	case p.Op == filter.And:
+		return slices.ContainsFunc(p.Operands, some)
+	case p.Op == filter.Or:
+		return !slices.ContainsFunc(p.Operands, func(f *filter.Filter) bool { return !some(f) })
+	case p.Op == filtering.FunctionEquals && p.Name == "account":
+		account, ok := p.Value.(string)
 		return ok && slices.Contains(accounts, account)
 	}
 	return false

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
+	healthv1 "nightshift.dev/gen/nightshift/health/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	systemlogv1 "nightshift.dev/gen/nightshift/systemlog/v1"
 	"nightshift.dev/pkg/bus"
@@ -237,11 +238,11 @@ func (s *Service) relayOnce(ctx context.Context, limit int) (n int, err error) {
 }
 
 // wave takes from the front of rows what can be published at once, in any
-// order: of each finding one event, and an event of a run by itself, so that
-// what the run did is said before its end. An error is that of the first row,
+// order: of each finding and of each component one event, and an event of a run
+// by itself, so that what the run did is said before its end. An error is that of the first row,
 // which can then never be published.
 func wave(rows []*waitingMessage) (n int, messages []bus.Outgoing, err error) {
-	findings := map[string]bool{}
+	told := map[string]bool{}
 	for _, row := range rows {
 		m, err := decode(row)
 		if err != nil {
@@ -250,19 +251,22 @@ func wave(rows []*waitingMessage) (n int, messages []bus.Outgoing, err error) {
 			}
 			return n, messages, nil
 		}
+		about := ""
 		switch m := m.(type) {
 		case interface{ GetFinding() *findingv1.Finding }:
-			id := m.GetFinding().GetId()
-			if findings[id] {
-				return n, messages, nil
-			}
-			findings[id] = true
+			about = "finding " + m.GetFinding().GetId()
+		case interface{ GetComponent() *healthv1.Component }:
+			about = "component " + m.GetComponent().GetName()
 		case interface{ GetRun() *runv1.Run }:
 			if n > 0 {
 				return n, messages, nil
 			}
 			return 1, []bus.Outgoing{{Message: m.(proto.Message), Time: row.Time, Trace: row.Trace}}, nil
 		}
+		if about != "" && told[about] {
+			return n, messages, nil
+		}
+		told[about] = true
 		n++
 		messages = append(messages, bus.Outgoing{Message: m, Time: row.Time, Trace: row.Trace})
 	}

@@ -30,6 +30,7 @@ import (
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	healthv1 "nightshift.dev/gen/nightshift/health/v1"
 	inventoryv1 "nightshift.dev/gen/nightshift/inventory/v1"
+	notificationv1 "nightshift.dev/gen/nightshift/notification/v1"
 	retentionv1 "nightshift.dev/gen/nightshift/retention/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
@@ -74,6 +75,8 @@ type Service struct {
 	findingv1.UnimplementedFindingServiceServer
 	healthv1.UnimplementedHealthStateServiceServer
 	inventoryv1.UnimplementedInventoryServiceServer
+	notificationv1.UnimplementedNotificationConfigServiceServer
+	notificationv1.UnimplementedNotificationQueueServiceServer
 	retentionv1.UnimplementedRetentionServiceServer
 	runv1.UnimplementedRunServiceServer
 	scanv1.UnimplementedScopeStateServiceServer
@@ -136,6 +139,8 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	findingv1.RegisterFindingServiceServer(r, s)
 	healthv1.RegisterHealthStateServiceServer(r, s)
 	inventoryv1.RegisterInventoryServiceServer(r, s)
+	notificationv1.RegisterNotificationConfigServiceServer(r, s)
+	notificationv1.RegisterNotificationQueueServiceServer(r, s)
 	retentionv1.RegisterRetentionServiceServer(r, s)
 	runv1.RegisterRunServiceServer(r, s)
 	scanv1.RegisterScopeStateServiceServer(r, s)

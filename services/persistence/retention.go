@@ -55,6 +55,9 @@ var targets = map[retentionv1.Target]*retained{
 	retentionv1.Target_TARGET_OUTBOX:      {noun: "message that cannot be published", nouns: "messages that cannot be published", candidates: oldMessages, remove: removeMessages},
 	retentionv1.Target_TARGET_ONBOARDINGS: {noun: "onboarding", nouns: "onboardings", candidates: oldOnboardings, remove: removeOnboardings},
 	retentionv1.Target_TARGET_ORPHANS:     {noun: "finding that no scan looks at any more", nouns: "findings that no scan looks at any more", candidates: newOrphans, remove: markOrphans},
+	retentionv1.Target_TARGET_NOTICES:     {noun: "event that was told", nouns: "events that were told", candidates: oldNotices, remove: removeNotices},
+	retentionv1.Target_TARGET_DELIVERIES:  {noun: "delivery", nouns: "deliveries", candidates: oldDeliveries, remove: removeDeliveries},
+	retentionv1.Target_TARGET_SILENCES:    {noun: "expired silence", nouns: "expired silences", candidates: oldSilences, remove: removeSilences},
 }
 
 // retentionOf checks what a request says.

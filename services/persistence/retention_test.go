@@ -71,6 +71,7 @@ func strs(t testing.TB, s *Service, query string, args ...any) []string {
 var allTargets = []retentionv1.Target{
 	retentionv1.Target_TARGET_ORPHANS, retentionv1.Target_TARGET_SYSTEM_LOG, retentionv1.Target_TARGET_ONBOARDINGS, retentionv1.Target_TARGET_FINDINGS,
 	retentionv1.Target_TARGET_RUNS, retentionv1.Target_TARGET_SIGHTINGS, retentionv1.Target_TARGET_METRICS, retentionv1.Target_TARGET_EXEMPTIONS, retentionv1.Target_TARGET_OUTBOX,
+	retentionv1.Target_TARGET_NOTICES, retentionv1.Target_TARGET_DELIVERIES, retentionv1.Target_TARGET_SILENCES,
 }
 
 // tablesRetained are all tables that retention touches, each as one text a row.

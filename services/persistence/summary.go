@@ -163,11 +163,6 @@ func nameOf(values map[string]int64, number string) string {
 	return number
 }
 
-// names says whether the predicate asks for the field.
-func (p *predicate) names(field string) bool {
-	return p != nil && (p.name == field || slices.ContainsFunc(p.operands, func(o *predicate) bool { return o.names(field) }))
-}
-
 // cents is money as days count it. It rounds as Postgres does, which decides
 // whether a cost has changed.
 func cents(usd float64) int64 { return int64(math.RoundToEven(usd * 100)) }

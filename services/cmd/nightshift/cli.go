@@ -138,13 +138,13 @@ opened to resolved, and says what it costs.
 		c.findingsCommand(), c.exemptionsCommand(), c.reportCommand(), c.runsCommand(), c.jobsCommand(), c.rulesCommand(), c.accountsCommand(), c.logsCommand(), c.deadLettersCommand(),
 		c.healthCommand(), c.doctorCommand(), c.inventoryCommand(), c.cleanupCommand(), c.auditCommand(),
 		c.tokensCommand(), c.whoamiCommand(), c.deployCommand(),
-		c.pricesCommand(), c.versionCommand())
+		c.notifyCommand(), c.pricesCommand(), c.versionCommand())
 	for _, g := range []struct {
 		id, title string
 		commands  []string
 	}{
 		{"look", "Look:", []string{"up", "scan", "doctor"}},
-		{"ask", "Ask the running services:", []string{"findings", "exemptions", "report", "runs", "jobs", "rules", "accounts", "logs", "deadletters", "health", "inventory", "cleanup"}},
+		{"ask", "Ask the running services:", []string{"findings", "exemptions", "report", "runs", "jobs", "rules", "accounts", "logs", "deadletters", "health", "inventory", "cleanup", "notify"}},
 		{"allow", "Decide who may what:", []string{"whoami", "tokens", "audit", "deploy"}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})

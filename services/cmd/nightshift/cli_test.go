@@ -19,6 +19,7 @@ import (
 	exemptionv1 "nightshift.dev/gen/nightshift/exemption/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
+	notificationv1 "nightshift.dev/gen/nightshift/notification/v1"
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
@@ -115,6 +116,8 @@ type fake struct {
 	systemlogv1.UnimplementedSystemLogServiceServer
 	deadletterv1.UnimplementedDeadLetterServiceServer
 	exemptionv1.UnimplementedExemptionServiceServer
+	notificationv1.UnimplementedNotificationConfigServiceServer
+	notificationv1.UnimplementedNotificationServiceServer
 
 	mu       sync.Mutex
 	requests []any
@@ -284,10 +287,12 @@ func serve(t *testing.T, state runv1.RunState) (*fake, map[string]string) {
 	systemlogv1.RegisterSystemLogServiceServer(s, f)
 	deadletterv1.RegisterDeadLetterServiceServer(s, f)
 	exemptionv1.RegisterExemptionServiceServer(s, f)
+	notificationv1.RegisterNotificationConfigServiceServer(s, f)
+	notificationv1.RegisterNotificationServiceServer(s, f)
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(s.Stop)
 	env := map[string]string{}
-	for _, name := range serviceNames() {
+	for _, name := range append(serviceNames(), "notification") {
 		env["NIGHTSHIFT_"+strings.ToUpper(name)+"_ADDR"] = l.Addr().String()
 	}
 	return f, env

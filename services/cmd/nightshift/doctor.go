@@ -3,10 +3,15 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"reflect"
 	"slices"
@@ -92,7 +97,8 @@ func checkTree(k check) object {
 }
 
 func (c *cli) doctorCommand() *cobra.Command {
-	return &cobra.Command{
+	var monitor string
+	cmd := &cobra.Command{
 		Use: "doctor", Short: "Look for what is wrong with an installation, and say how to mend it", Args: cobra.NoArgs,
 		Long: `Checks configuration, services and their versions, NATS and the durability of its streams, Postgres, clocks, AWS credentials,
 accounts, disks and retention. It asks each part by itself and needs none of them, so it is useful when things are broken.
@@ -103,13 +109,15 @@ The exit code is 1 when a check is FAIL. What cannot be tested is UNKNOWN.`,
   nightshift doctor -o json | jq '.[] | select(.result != "OK")'
   NATS_URL=nats://10.0.0.5:4222 nightshift doctor --addr persistence=10.0.0.6:7306`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			checks := c.examine(cmd.Context())
+			checks := c.examine(cmd.Context(), monitor)
 			if cmd.Context().Err() != nil {
 				return context.Cause(cmd.Context())
 			}
 			return c.printChecks(checks)
 		},
 	}
+	cmd.Flags().StringVar(&monitor, "nats-monitor", "", "where NATS is monitored (default: port 8222 of the server that answers)")
+	return cmd
 }
 
 func (c *cli) printChecks(checks []check) error {
@@ -154,6 +162,8 @@ type doctor struct {
 	end *endpoints // of an "up" that runs here, or nil
 	// unread: there is a file that should tell of one, and it cannot be read.
 	unread bool
+	// monitor is where NATS is monitored; "": where it usually is.
+	monitor string
 
 	mu     sync.Mutex
 	checks map[string][]check // by area
@@ -173,8 +183,8 @@ type clock struct {
 var areas = []string{"configuration", "services", "nats", "postgres", "clocks", "aws", "accounts", "disk"}
 
 // examine makes all checks, side by side.
-func (c *cli) examine(ctx context.Context) []check {
-	d := &doctor{c: c, checks: map[string][]check{}}
+func (c *cli) examine(ctx context.Context, monitor string) []check {
+	d := &doctor{c: c, monitor: monitor, checks: map[string][]check{}}
 	dir, _ := c.dir()
 	switch e, err := readEndpoints(dir); {
 	case err == nil:
@@ -337,13 +347,13 @@ func (d *doctor) services(ctx context.Context) {
 func (d *doctor) nats(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, examineWithin)
 	defer cancel()
-	url := d.c.env("NATS_URL")
-	if url == "" && d.end != nil {
-		url = d.end.NATS
+	at := d.c.env("NATS_URL")
+	if at == "" && d.end != nil {
+		at = d.end.NATS
 	}
-	url = cmp.Or(url, "nats://127.0.0.1:4222")
+	at = cmp.Or(at, "nats://127.0.0.1:4222")
 	before := d.c.now()
-	st, err := bus.Inspect(ctx, bus.Config{URL: url, Service: "nightshift-doctor", Log: slog.New(slog.DiscardHandler)})
+	st, err := bus.Inspect(ctx, bus.Config{URL: at, Service: "nightshift-doctor", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		d.say("nats", "connection", fail, "NATS cannot be used: "+why(err), "Start NATS with JetStream, or set NATS_URL to where it is. Until then nothing fires and what the services have to say waits.")
 		d.clock(clock{of: "NATS", unknown: "NATS does not answer"})
@@ -384,10 +394,20 @@ func (d *doctor) nats(ctx context.Context) {
 	if len(st.Streams) > 0 {
 		switch {
 		case single > 0:
-			d.say("nats", "durability", warn, fmt.Sprintf("%d of %d streams are kept by one server: if its disk is lost, triggers and verdicts under way are. Whether it syncs each write cannot be seen from here.", single, len(st.Streams)),
-				"For production run three NATS servers and set the streams' replicas to 3; and sync_interval: always in the jetstream block of each server.")
+			d.say("nats", "durability", warn, fmt.Sprintf("%d of %d streams are kept by one server: if its disk is lost, triggers and verdicts under way are.", single, len(st.Streams)),
+				"For production run three NATS servers and set the streams' replicas to 3.")
 		default:
-			d.say("nats", "durability", ok, "every stream is kept by two servers or more; whether they sync each write (sync_interval: always) cannot be seen from here", "")
+			d.say("nats", "durability", ok, "every stream is kept by two servers or more", "")
+		}
+		const always = "Set sync_interval: always in the jetstream block of each server."
+		switch every, synced, err := d.natsSync(ctx, st.Server); {
+		case err != nil:
+			d.say("nats", "sync", untested, "whether it syncs each write, or loses the newest at a power cut, only its monitoring tells: "+why(err),
+				always+" Open its monitoring port (http: 8222), or say where it is with --nats-monitor, to have it looked at.")
+		case synced:
+			d.say("nats", "sync", ok, "what is acknowledged is on the disk", "")
+		default:
+			d.say("nats", "sync", warn, fmt.Sprintf("it syncs every %s: a power cut loses what came since", every), always)
 		}
 		problem(d, "replicas", fail, lagging, "all replicas are current", "Bring the NATS servers that are missing back; \"nats stream report\" shows which.")
 		problem(d, "limits", warn, differs, "streams are bounded as declared", "Restart a service of the newest version: it sets them right.")
@@ -404,6 +424,42 @@ func (d *doctor) nats(ctx context.Context) {
 	} else {
 		d.say("disk", "JetStream", ok, size(int64(st.Stored))+" stored", "")
 	}
+}
+
+// natsSync asks a server's monitoring how often it brings what it stores to the
+// disk, or whether it does so at each write.
+func (d *doctor) natsSync(ctx context.Context, server string) (every time.Duration, always bool, err error) {
+	at := d.monitor
+	if at == "" {
+		u, err := url.Parse(server)
+		if err != nil {
+			return 0, false, err
+		}
+		at = "http://" + net.JoinHostPort(u.Hostname(), "8222")
+	}
+	ctx, cancel := context.WithTimeout(ctx, examineWithin/3)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(at, "/")+"/varz", nil)
+	if err != nil {
+		return 0, false, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, false, err
+	}
+	defer resp.Body.Close()
+	var v struct {
+		JetStream struct {
+			Config *struct {
+				SyncInterval time.Duration `json:"sync_interval"`
+				SyncAlways   bool          `json:"sync_always"`
+			} `json:"config"`
+		} `json:"jetstream"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&v); err != nil || v.JetStream.Config == nil {
+		return 0, false, fmt.Errorf("%s/varz says nothing of JetStream (%s)", at, resp.Status)
+	}
+	return v.JetStream.Config.SyncInterval, v.JetStream.Config.SyncAlways, nil
 }
 
 func problem(d *doctor, name string, r grade, found []string, well, mend string) {

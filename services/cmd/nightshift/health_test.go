@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -300,6 +301,39 @@ func TestDoctorOfASickInstallation(t *testing.T) {
 	for _, line := range []string{`clocks,NATS,FAIL,"NATS is 1h behind`, `clocks,AWS,FAIL,"AWS is`, `nats,durability,WARN,"5 of 5`, "postgres,connection,FAIL,persistence says: the database cannot be reached"} {
 		if !strings.Contains(out.String(), line) {
 			t.Errorf("there is no %q in\n%s", line, out.String())
+		}
+	}
+}
+
+// What NATS's monitoring says of syncing, as a server of 2.12 writes it.
+func TestDoctorAsksWhetherNATSSyncs(t *testing.T) {
+	t.Parallel()
+	nats, err := devstack.NATS(devstack.NATSOptions{Listen: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nats.Stop)
+	b, err := bus.Connect(t.Context(), bus.Config{URL: nats.URL(), Service: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = b.Close(t.Context())
+	env := admit(t, &patient{state: healthv1.ComponentState_COMPONENT_STATE_UP, recorded: true})
+	env["NATS_URL"], env["NIGHTSHIFT_AWS_ENDPOINT"] = nats.URL(), "http://127.0.0.1:1"
+	for said, want := range map[string]string{
+		`{"server_id": "x", "jetstream": {"config": {"store_dir": "/data", "sync_interval": 120000000000, "strict": true}}}`:      `nats,sync,WARN,it syncs every 2m0s`,
+		`{"server_id": "x", "jetstream": {"config": {"store_dir": "/data", "sync_interval": 120000000000, "sync_always": true}}}`: `nats,sync,OK,what is acknowledged is on the disk`,
+		`{"server_id": "x", "jetstream": {}}`: `nats,sync,UNKNOWN,`,
+		`<html>`:                              `nats,sync,UNKNOWN,`,
+	} {
+		monitor := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/varz" {
+				_, _ = w.Write([]byte(said))
+			}
+		}))
+		t.Cleanup(monitor.Close)
+		if r := execute(t, env, "doctor", "-o", "csv", "--nats-monitor", monitor.URL); !strings.Contains(r.out, want) {
+			t.Errorf("%s: there is no %s in\n%s", said, want, r.out)
 		}
 	}
 }

@@ -192,7 +192,7 @@ func (p *progress) summary() string {
 	}
 	if p.scanning || len(p.scopes) == 0 && p.what == "" {
 		parts = append(parts, many(p.sum.Resources, "resource", "resources"), many(p.sum.Violations, "finding", "findings"),
-			"$"+thousands(p.sum.MonthlyCost)+" a month")
+			dollars(p.sum.MonthlyCost, p.sum.MonthlyCost)+" a month")
 	}
 	return strings.Join(append(parts, lasted(p.c.now().Sub(p.start))), " · ")
 }

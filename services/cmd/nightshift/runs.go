@@ -279,7 +279,7 @@ func scopeCounts(s *runv1.ScopeCounts) string {
 func knownCost(service string, p *scanv1.Progress) string {
 	switch {
 	case p.GetMonthlyCost() > 0:
-		return "$" + thousands(p.GetMonthlyCost())
+		return dollars(p.GetMonthlyCost(), p.GetMonthlyCost())
 	case p.GetViolations() > 0 && service == waste.Rules.Service():
 		return "unknown"
 	default:

@@ -6,58 +6,24 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/jedib0t/go-pretty/v6/text"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
+	shared "nightshift.dev/pkg/plain"
 )
 
 // dangerous tells a character that can change what a terminal shows beside
-// itself: controls, the overrides of writing direction, and what cannot be
-// seen.
-func dangerous(r rune) bool {
-	switch {
-	case r < ' ' || r >= 0x7f && r <= 0x9f: // C0, delete, C1
-		return true
-	case r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0x200e || r == 0x200f || r == 0x061c: // direction
-		return true
-	case r == 0x2028 || r == 0x2029 || r == 0xfeff || r == 0x200b || r >= 0xfff9 && r <= 0xfffb: // lines, nothing
-		return true
-	case r >= 0xe0000 && r <= 0xe0fff: // tags and variation selectors
-		return true
-	}
-	return false
-}
+// itself.
+func dangerous(r rune) bool { return shared.Unsafe(r) }
 
-// clean makes a foreign text fit for one line of a terminal: what is dangerous
-// becomes visible.
-func clean(s string) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	if strings.IndexFunc(s, dangerous) < 0 {
-		return s
-	}
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\t' || r == '\n' || r == '\r' || r == 0x2028 || r == 0x2029:
-			return ' '
-		case dangerous(r):
-			return '\uFFFD'
-		}
-		return r
-	}, s)
-}
+// clean makes a foreign text fit for one line of a terminal.
+func clean(s string) string { return shared.Clean(s) }
 
 // cell makes a text fit for a spreadsheet: as clean, and no formula.
-func cell(s string) string {
-	s = clean(s)
-	if t := strings.TrimLeftFunc(s, unicode.IsSpace); t != "" && strings.ContainsRune("=+-@＝＋－＠", []rune(t)[0]) {
-		return "'" + s
-	}
-	return s
-}
+func cell(s string) string { return shared.Cell(s) }
 
 // clip cuts a text to a width in terminal columns.
 func clip(s string, width int) string {
@@ -134,42 +100,13 @@ func cost(of rulev1.Category, m *rulev1.MonthlyCost) string {
 }
 
 // dollars is a range of dollars for people: $1,234.56, or $40.00–60.00.
-func dollars(low, high float64) string {
-	if math.Round(low*100) == math.Round(high*100) {
-		return "$" + thousands(high)
-	}
-	return "$" + thousands(low) + "–" + thousands(high)
-}
-
-// thousands writes a figure with two decimals and commas.
-func thousands(v float64) string {
-	s := strconv.FormatFloat(v, 'f', 2, 64)
-	whole, cents, _ := strings.Cut(s, ".")
-	return commas(whole) + "." + cents
-}
-
-// commas groups digits by three.
-func commas(digits string) string {
-	sign := ""
-	if strings.HasPrefix(digits, "-") {
-		sign, digits = "-", digits[1:]
-	}
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return sign + digits
-}
+func dollars(low, high float64) string { return shared.Dollars(low, high) }
 
 // count writes a number of things.
-func count(n int64) string { return commas(strconv.FormatInt(n, 10)) }
+func count(n int64) string { return shared.Count(n) }
 
 // many is a number of things with its noun: 1 finding, 2 findings.
-func many(n int64, one, more string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return count(n) + " " + more
-}
+func many(n int64, one, more string) string { return shared.Many(n, one, more) }
 
 // day is a time's day, when is it to the minute; both in UTC, "" when unset.
 func day(t *timestamppb.Timestamp) string  { return format(t, time.DateOnly) }

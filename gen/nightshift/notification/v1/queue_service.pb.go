@@ -634,8 +634,12 @@ type FlushGroupRequest struct {
 	PostponeTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=postpone_time,json=postponeTime,proto3" json:"postpone_time,omitempty"`
 	// When a group with open findings is told again if nothing new comes; unset: never.
 	RepeatTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=repeat_time,json=repeatTime,proto3" json:"repeat_time,omitempty"`
-	// The events of these other groups of the route are in the deliveries, too, as one summary: they go from the queue up to the place.
-	Absorbed      map[string]int64 `protobuf:"bytes,7,rep,name=absorbed,proto3" json:"absorbed,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The events of these other groups of the route are in the deliveries, too, as one summary: they go from the queue up to the place. They
+	// may be of other claims; the place proves them.
+	Absorbed map[string]int64 `protobuf:"bytes,7,rep,name=absorbed,proto3" json:"absorbed,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Only while each of the deliveries' receivers has had fewer messages of the route in the last hour: FAILED_PRECONDITION with reason
+	// SENT_ENOUGH otherwise, and the claim stays. 0: whatever they have had.
+	SentBelow     int64 `protobuf:"varint,8,opt,name=sent_below,json=sentBelow,proto3" json:"sent_below,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -717,6 +721,13 @@ func (x *FlushGroupRequest) GetAbsorbed() map[string]int64 {
 		return x.Absorbed
 	}
 	return nil
+}
+
+func (x *FlushGroupRequest) GetSentBelow() int64 {
+	if x != nil {
+		return x.SentBelow
+	}
+	return 0
 }
 
 // FlushGroupResponse says what was made.
@@ -1131,10 +1142,10 @@ const file_nightshift_notification_v1_queue_service_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x97\x01\n" +
 	"\x13ClaimGroupsResponse\x12@\n" +
 	"\x06groups\x18\x01 \x03(\v2(.nightshift.notification.v1.ClaimedGroupR\x06groups\x12>\n" +
-	"\rnext_due_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vnextDueTime\"\xe9\x03\n" +
+	"\rnext_due_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vnextDueTime\"\xa5\x04\n" +
 	"\x11FlushGroupRequest\x122\n" +
-	"\tgroup_key\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\bgroupKey\x12\"\n" +
-	"\blease_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\aleaseId\x12\x18\n" +
+	"\tgroup_key\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\bgroupKey\x126\n" +
+	"\blease_id\x18\x02 \x01(\tB\x1b\xbaH\x18r\x162\x14^[0-9A-Za-z-]{1,64}$R\aleaseId\x12\x18\n" +
 	"\athrough\x18\x03 \x01(\x03R\athrough\x12N\n" +
 	"\n" +
 	"deliveries\x18\x04 \x03(\v2$.nightshift.notification.v1.DeliveryB\b\xbaH\x05\x92\x01\x02\x10(R\n" +
@@ -1142,7 +1153,9 @@ const file_nightshift_notification_v1_queue_service_proto_rawDesc = "" +
 	"\rpostpone_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\fpostponeTime\x12;\n" +
 	"\vrepeat_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"repeatTime\x12W\n" +
-	"\babsorbed\x18\a \x03(\v2;.nightshift.notification.v1.FlushGroupRequest.AbsorbedEntryR\babsorbed\x1a;\n" +
+	"\babsorbed\x18\a \x03(\v2;.nightshift.notification.v1.FlushGroupRequest.AbsorbedEntryR\babsorbed\x12&\n" +
+	"\n" +
+	"sent_below\x18\b \x01(\x03B\a\xbaH\x04\"\x02(\x00R\tsentBelow\x1a;\n" +
 	"\rAbsorbedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"7\n" +
@@ -1159,10 +1172,10 @@ const file_nightshift_notification_v1_queue_service_proto_rawDesc = "" +
 	"\n" +
 	"deliveries\x18\x01 \x03(\v2+.nightshift.notification.v1.ClaimedDeliveryR\n" +
 	"deliveries\x12>\n" +
-	"\rnext_due_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vnextDueTime\"\xd8\x02\n" +
-	"\x15FinishDeliveryRequest\x12\x17\n" +
-	"\x02id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x02id\x12\"\n" +
-	"\blease_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\aleaseId\x12E\n" +
+	"\rnext_due_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vnextDueTime\"\x80\x03\n" +
+	"\x15FinishDeliveryRequest\x12+\n" +
+	"\x02id\x18\x01 \x01(\tB\x1b\xbaH\x18r\x162\x14^[0-9A-Za-z-]{1,64}$R\x02id\x126\n" +
+	"\blease_id\x18\x02 \x01(\tB\x1b\xbaH\x18r\x162\x14^[0-9A-Za-z-]{1,64}$R\aleaseId\x12E\n" +
 	"\aattempt\x18\x03 \x01(\v2#.nightshift.notification.v1.AttemptB\x06\xbaH\x03\xc8\x01\x01R\aattempt\x12F\n" +
 	"\x11next_attempt_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12'\n" +
 	"\x0freceiver_failed\x18\x05 \x01(\bR\x0ereceiverFailed\x12J\n" +

@@ -50,21 +50,31 @@ const (
 	// Findings that no scan looks at any more, because their account or region has left the scope of scans. They are marked, and
 	// never deleted.
 	Target_TARGET_ORPHANS Target = 9
+	// Events that have been told, by when they came, and whether their findings are open where they are not; groups of events
+	// of which nothing has been told for 90 days more.
+	Target_TARGET_NOTICES Target = 20
+	// Deliveries that have ended, by when they did.
+	Target_TARGET_DELIVERIES Target = 21
+	// Silences that have expired, by when they did.
+	Target_TARGET_SILENCES Target = 22
 )
 
 // Enum value maps for Target.
 var (
 	Target_name = map[int32]string{
-		0: "TARGET_UNSPECIFIED",
-		1: "TARGET_SYSTEM_LOG",
-		2: "TARGET_RUNS",
-		3: "TARGET_FINDINGS",
-		4: "TARGET_SIGHTINGS",
-		5: "TARGET_METRICS",
-		6: "TARGET_EXEMPTIONS",
-		7: "TARGET_OUTBOX",
-		8: "TARGET_ONBOARDINGS",
-		9: "TARGET_ORPHANS",
+		0:  "TARGET_UNSPECIFIED",
+		1:  "TARGET_SYSTEM_LOG",
+		2:  "TARGET_RUNS",
+		3:  "TARGET_FINDINGS",
+		4:  "TARGET_SIGHTINGS",
+		5:  "TARGET_METRICS",
+		6:  "TARGET_EXEMPTIONS",
+		7:  "TARGET_OUTBOX",
+		8:  "TARGET_ONBOARDINGS",
+		9:  "TARGET_ORPHANS",
+		20: "TARGET_NOTICES",
+		21: "TARGET_DELIVERIES",
+		22: "TARGET_SILENCES",
 	}
 	Target_value = map[string]int32{
 		"TARGET_UNSPECIFIED": 0,
@@ -77,6 +87,9 @@ var (
 		"TARGET_OUTBOX":      7,
 		"TARGET_ONBOARDINGS": 8,
 		"TARGET_ORPHANS":     9,
+		"TARGET_NOTICES":     20,
+		"TARGET_DELIVERIES":  21,
+		"TARGET_SILENCES":    22,
 	}
 )
 
@@ -259,7 +272,7 @@ const file_nightshift_retention_v1_retention_proto_rawDesc = "" +
 	"\x05count\x18\x03 \x01(\x03R\x05count\x12;\n" +
 	"\voldest_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"oldestTime\x12=\n" +
-	"\bretained\x18\x05 \x03(\v2!.nightshift.retention.v1.RetainedR\bretained*\xdd\x01\n" +
+	"\bretained\x18\x05 \x03(\v2!.nightshift.retention.v1.RetainedR\bretained*\x9d\x02\n" +
 	"\x06Target\x12\x16\n" +
 	"\x12TARGET_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11TARGET_SYSTEM_LOG\x10\x01\x12\x0f\n" +
@@ -270,7 +283,10 @@ const file_nightshift_retention_v1_retention_proto_rawDesc = "" +
 	"\x11TARGET_EXEMPTIONS\x10\x06\x12\x11\n" +
 	"\rTARGET_OUTBOX\x10\a\x12\x16\n" +
 	"\x12TARGET_ONBOARDINGS\x10\b\x12\x12\n" +
-	"\x0eTARGET_ORPHANS\x10\tB\xe3\x01\n" +
+	"\x0eTARGET_ORPHANS\x10\t\x12\x12\n" +
+	"\x0eTARGET_NOTICES\x10\x14\x12\x15\n" +
+	"\x11TARGET_DELIVERIES\x10\x15\x12\x13\n" +
+	"\x0fTARGET_SILENCES\x10\x16B\xe3\x01\n" +
 	"\x1bcom.nightshift.retention.v1B\x0eRetentionProtoP\x01Z6nightshift.dev/gen/nightshift/retention/v1;retentionv1\xa2\x02\x03NRX\xaa\x02\x17Nightshift.Retention.V1\xca\x02\x17Nightshift\\Retention\\V1\xe2\x02#Nightshift\\Retention\\V1\\GPBMetadata\xea\x02\x19Nightshift::Retention::V1b\x06proto3"
 
 var (
