@@ -271,8 +271,8 @@ func TestSecurityOfAProcess(t *testing.T) {
 	for want, c := range map[string]Config{
 		`has the certificate of "waste", and this is persistence`: {TLSDir: dir + "/waste"},
 		`has the certificate of "", and this is persistence`:      {TLSDir: dir},
-		"cannot be used":                                           {TLSDir: dir + "/nothing"},
-		"must be set with NIGHTSHIFT_OIDC_ISSUER":                  {OIDCConfig: provider},
+		"cannot be used": {TLSDir: dir + "/nothing"},
+		"must be set with NIGHTSHIFT_OIDC_ISSUER": {OIDCConfig: provider},
 	} {
 		if _, err := c.Security("persistence", log); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v; want %s", c, err, want)
