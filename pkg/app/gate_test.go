@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -276,6 +277,23 @@ func TestSecurityOfAProcess(t *testing.T) {
 	} {
 		if _, err := c.Security("persistence", log); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v; want %s", c, err, want)
+		}
+	}
+}
+
+// A token in a file is sent to services of this machine alone.
+func TestATokenForOthers(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/token"
+	if err := os.WriteFile(path, []byte("x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := (fileToken{path, "127.0.0.1:7306"}).GetRequestMetadata(t.Context()); err != nil || m["authorization"] != "Bearer x" {
+		t.Errorf("%v, %v", m, err)
+	}
+	for _, f := range []fileToken{{path, "10.1.2.3:7306"}, {path, "persistence:7306"}, {path + "2", "127.0.0.1:7306"}} {
+		if m, err := f.GetRequestMetadata(t.Context()); err == nil {
+			t.Errorf("%+v: %v", f, m)
 		}
 	}
 }
