@@ -3,6 +3,7 @@ package services_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"net"
@@ -26,6 +27,7 @@ import (
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/auth"
+	"nightshift.dev/pkg/bus"
 	"nightshift.dev/pkg/devstack"
 	"nightshift.dev/pkg/devstack/devtest"
 	"nightshift.dev/pkg/simaws"
@@ -33,7 +35,8 @@ import (
 )
 
 // The services as separate processes, two of each, on one NATS and one
-// Postgres, with certificates and tokens: what a deployment is.
+// Postgres, with certificates and tokens: what a deployment is. Each has a NATS
+// user of its own, and none may do more there than it has to.
 func TestSeparateBinaries(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -146,13 +149,21 @@ func deploy(ctx context.Context, t *testing.T) *deployment {
 	d := &deployment{begun: time.Now(), estate: simaws.Generate(simaws.Options{Seed: 11, Accounts: 2, Regions: 2, Resources: 400}), procs: map[string][]*process{}}
 	cloud := httptest.NewServer(simaws.New(d.estate, simaws.Config{}))
 	t.Cleanup(cloud.Close)
-	nats, err := devstack.NATS(devstack.NATSOptions{Listen: "127.0.0.1:0"})
+	passwords := map[string]string{}
+	for _, u := range bus.Users() {
+		passwords[u.Name] = rand.Text()
+	}
+	users, err := bus.ServerConfig(passwords)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nats, err := devstack.NATS(devstack.NATSOptions{Listen: "127.0.0.1:0", Include: users})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nats.Stop)
 	env := append(os.Environ(),
-		"NATS_URL="+nats.URL(), "DATABASE_URL="+devtest.DB(t, nil), "NIGHTSHIFT_LOG_LEVEL=debug",
+		"DATABASE_URL="+devtest.DB(t, nil), "NIGHTSHIFT_LOG_LEVEL=debug",
 		"AWS_ENDPOINT_URL="+cloud.URL, "AWS_ACCESS_KEY_ID="+simaws.DemoAccessKey, "AWS_SECRET_ACCESS_KEY="+simaws.FakeSecret,
 		"AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")
 	certs := t.TempDir()
@@ -171,7 +182,8 @@ func deploy(ctx context.Context, t *testing.T) *deployment {
 		for i := range 2 {
 			p := &process{addr: addrs[def.Name][i], log: &lockedBuffer{}, done: make(chan struct{})}
 			p.cmd = exec.Command(filepath.Join(bin, def.Name))
-			p.cmd.Env = append(env[:len(env):len(env)], "NIGHTSHIFT_LISTEN="+p.addr, "NIGHTSHIFT_TLS_DIR="+filepath.Join(certs, def.Name))
+			p.cmd.Env = append(env[:len(env):len(env)], "NIGHTSHIFT_LISTEN="+p.addr, "NIGHTSHIFT_TLS_DIR="+filepath.Join(certs, def.Name),
+				"NATS_URL="+strings.Replace(nats.URL(), "://", "://"+def.Name+":"+passwords[def.Name]+"@", 1))
 			p.cmd.Stderr = p.log
 			if err := p.cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -180,6 +192,11 @@ func deploy(ctx context.Context, t *testing.T) *deployment {
 			t.Cleanup(func() {
 				_ = p.cmd.Process.Kill()
 				<-p.done
+				for _, never := range []string{passwords[def.Name], "ermissions violation", "_REFUSED"} {
+					if said := p.log.String(); strings.Contains(said, never) {
+						t.Errorf("the log of %s %d has %q", def.Name, i, never)
+					}
+				}
 				if t.Failed() {
 					t.Logf("%s %d:\n%s", def.Name, i, tail(p.log.String(), 60))
 				}

@@ -8,6 +8,7 @@ import (
 	"nightshift.dev/pkg/scan"
 	"nightshift.dev/services/cleanup"
 	"nightshift.dev/services/health"
+	"nightshift.dev/services/notification"
 	"nightshift.dev/services/persistence"
 	"nightshift.dev/services/scheduler"
 	"nightshift.dev/services/security"
@@ -25,5 +26,6 @@ var All = []app.Definition{
 	security.Definition,
 	health.Definition,
 	cleanup.Definition,
+	notification.Definition,
 	scheduler.Definition,
 }

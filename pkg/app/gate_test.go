@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -192,14 +193,16 @@ func TestAWatchEndsWithItsToken(t *testing.T) {
 		"expires": {func(*authv1.Token) {}, time.Hour + lookAgain, "TOKEN_EXPIRED"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			k := token(authv1.Role_ROLE_VIEWER)
-			e, _ := guard(t, Security{Tokens: true}, func() *authv1.Token { return k })
+			first := token(authv1.Role_ROLE_VIEWER)
+			var k atomic.Pointer[authv1.Token]
+			k.Store(first)
+			e, _ := guard(t, Security{Tokens: true}, k.Load)
 			began := time.Now()
 			err := e.stream(nil, serverStream{ctx: from(t.Context(), "127.0.0.1:9", auth.NewToken())}, &grpc.StreamServerInfo{FullMethod: get1}, func(_ any, s grpc.ServerStream) error {
 				time.Sleep(time.Second)
-				changed := &authv1.Token{Id: k.GetId(), Name: k.GetName(), Role: k.GetRole(), ExpireTime: k.GetExpireTime()}
+				changed := &authv1.Token{Id: first.GetId(), Name: first.GetName(), Role: first.GetRole(), ExpireTime: first.GetExpireTime()}
 				c.change(changed)
-				k = changed
+				k.Store(changed)
 				<-s.Context().Done()
 				return s.Context().Err()
 			})

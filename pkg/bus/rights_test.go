@@ -3,10 +3,18 @@ package bus
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/big"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -44,6 +52,12 @@ type guarded struct {
 
 func startGuarded(t testing.TB) *guarded {
 	t.Helper()
+	return startGuardedIn(t, t.TempDir())
+}
+
+// startGuardedIn starts one on the streams of another.
+func startGuardedIn(t testing.TB, store string) *guarded {
+	t.Helper()
 	g := &guarded{passwords: map[string]string{}}
 	for _, u := range Users() {
 		g.passwords[u.Name] = "a-password-of-the-user-" + u.Name
@@ -56,7 +70,7 @@ func startGuarded(t testing.TB) *guarded {
 	if err := os.WriteFile(filepath.Join(dir, "nightshift.conf"), []byte(users), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	main := fmt.Sprintf("listen: \"127.0.0.1:-1\"\njetstream { store_dir: %q }\ninclude ./nightshift.conf\n", filepath.Join(dir, "store"))
+	main := fmt.Sprintf("listen: \"127.0.0.1:-1\"\njetstream { store_dir: %q }\ninclude ./nightshift.conf\n", store)
 	if err := os.WriteFile(filepath.Join(dir, "nats.conf"), []byte(main), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -664,6 +678,87 @@ func TestNobodySpeaksForOthers(t *testing.T) {
 	if len(handled) > 0 {
 		t.Errorf("handled was %s", <-handled)
 	}
+}
+
+// What was kept before there were users is taken along, as docs/nats.md says.
+func TestStreamsMoveIntoTheAccount(t *testing.T) {
+	t.Parallel()
+	store := t.TempDir()
+	s := startServer(t, store)
+	mustPublish(t, connect(t, s, "persistence"), requested("r", "1"))
+	s.Shutdown()
+	s.WaitForShutdown()
+	if err := os.Rename(filepath.Join(store, "jetstream", "$G"), filepath.Join(store, "jetstream", "NIGHTSHIFT")); err != nil {
+		t.Fatal(err)
+	}
+	g := startGuardedIn(t, store)
+	g.as(t, keeper, Connect)
+	b := g.as(t, "waste", Connect)
+	got := make(chan string, 1)
+	On(b, func(_ context.Context, m *Message[*scanv1.ScopeRequested]) error {
+		got <- m.Body.GetRunId()
+		return nil
+	}, Filter("waste"))
+	run(t, b)
+	if r := wait(t, got, "what was published before"); r != "r" {
+		t.Error(r)
+	}
+}
+
+// With TLS, the server knows us by a certificate, and we it.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	ca, caKey := certificate(t, "ca", nil, nil)
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.Leaf)
+	pair := func(name string) tls.Certificate { c, _ := certificate(t, name, ca.Leaf, caKey); return c }
+	s := startServer(t, t.TempDir(), listening(-1), func(o *server.Options) {
+		o.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pair("nats")}, ClientCAs: roots, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13}
+	})
+	others := x509.NewCertPool()
+	for name, cfg := range map[string]*tls.Config{"none": nil, "no certificate": {RootCAs: roots}, "another authority": {RootCAs: others, Certificates: []tls.Certificate{pair("waste")}}} {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		if b, err := Connect(ctx, Config{URL: s.ClientURL(), Service: "waste", TLS: cfg, Log: quiet()}); err == nil {
+			_ = b.Close(ctx)
+			t.Errorf("%s: it connected", name)
+		}
+		cancel()
+	}
+	b, err := Connect(t.Context(), Config{URL: s.ClientURL(), Service: "waste", TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair("waste")}, MinVersion: tls.VersionTLS13}, Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustPublish(t, b, requested("r", "1"))
+	if err := b.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// certificate makes one for 127.0.0.1, signed by parent or by itself.
+func certificate(t testing.TB, name string, parent *x509.Certificate, signer *ecdsa.PrivateKey) (tls.Certificate, *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		IsCA: parent == nil, BasicConstraintsValid: true,
+	}
+	if parent == nil {
+		parent, signer = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, key
 }
 
 func TestServerConfigHasNoSecrets(t *testing.T) {

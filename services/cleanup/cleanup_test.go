@@ -172,8 +172,10 @@ func TestRun(t *testing.T) {
 			age = 1
 		case retentionv1.Target_TARGET_FINDINGS: // of the run
 			age = 500
-		case retentionv1.Target_TARGET_METRICS, retentionv1.Target_TARGET_EXEMPTIONS:
+		case retentionv1.Target_TARGET_METRICS, retentionv1.Target_TARGET_EXEMPTIONS, retentionv1.Target_TARGET_SILENCES:
 			age = 400
+		case retentionv1.Target_TARGET_NOTICES:
+			age = 7
 		}
 		if !r.GetBeforeTime().AsTime().Equal(night.AddDate(0, 0, -age)) || r.GetKeep() != keep || r.GetLimit() != 5000 {
 			t.Errorf("%v, want %d days and %d", r, age, keep)

@@ -33,7 +33,7 @@ const Kind = "health"
 
 // Config is what the service reads from its environment.
 type Config struct {
-	Services []string      `env:"NIGHTSHIFT_HEALTH_SERVICES" envDefault:"persistence,scheduler,waste,security,cleanup,health" help:"Services whose health is looked at, separated by commas; each is looked for where its NIGHTSHIFT_<SERVICE>_ADDR says."`
+	Services []string      `env:"NIGHTSHIFT_HEALTH_SERVICES" envDefault:"persistence,scheduler,waste,security,cleanup,health,notification" help:"Services whose health is looked at, separated by commas; each is looked for where its NIGHTSHIFT_<SERVICE>_ADDR says."`
 	Interval time.Duration `env:"NIGHTSHIFT_HEALTH_INTERVAL" envDefault:"1m" help:"How often everything is looked at: 5s to 1h. Twice in a row something must fail to be DOWN."`
 	Stale    time.Duration `env:"NIGHTSHIFT_HEALTH_STALE" envDefault:"13h" help:"Age of the last complete scan at which an account is DEGRADED. Twice the longest interval between scans, and a little more, is a good choice."`
 	scan.CloudConfig

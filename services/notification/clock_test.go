@@ -43,10 +43,14 @@ func TestQuietHoursMinuteByMinute(t *testing.T) {
 			all = append(all, q)
 			zone, _ = time.LoadLocation(q.GetTimeZone())
 		}
+		var where []*time.Location
+		for _, q := range all {
+			zone, _ := time.LoadLocation(q.GetTimeZone())
+			where = append(where, zone)
+		}
 		oracle := func(at time.Time) bool {
-			for _, q := range all {
-				zone, _ := time.LoadLocation(q.GetTimeZone())
-				wall := at.In(zone)
+			for i, q := range all {
+				wall := at.In(where[i])
 				begins := func(wall time.Time) bool {
 					for _, day := range q.GetWeekdays() {
 						if time.Weekday(day%7) == wall.Weekday() {

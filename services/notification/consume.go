@@ -152,16 +152,42 @@ func (s *Service) add(ctx context.Context, notices []*notificationv1.Notice) err
 // grouped are the places of an event in the queue.
 func (p *policy) grouped(n *notificationv1.Notice, now time.Time) []*notificationv1.GroupedNotice {
 	var out []*notificationv1.GroupedNotice
+	taken := map[string]bool{}
 	for _, v := range p.judge(n, now) {
 		if !v.takes || len(v.receivers) == 0 {
 			continue
 		}
+		taken[v.route.GetName()] = true
 		out = append(out, &notificationv1.GroupedNotice{
 			Route: v.route.GetName(), Receivers: v.receivers, GroupKey: groupKey(v.route.GetName(), v.receivers, v.group), Group: v.group, Notice: n,
 			DueTime: timestamppb.New(v.due), Interval: durationpb.New(v.route.interval()), Urgent: v.urgent, SilenceId: v.silence,
 		})
 	}
+	if !ends(n) {
+		return out
+	}
+	// Who heard of the finding hears of its end, also where the filter or an earlier route would not have it any more, since its
+	// severity, cost or owner is another now.
+	for _, r := range p.routes {
+		if taken[r.GetName()] || r.broken != nil {
+			continue
+		}
+		due, urgent, _ := r.due(n, now)
+		out = append(out, &notificationv1.GroupedNotice{
+			Route: r.GetName(), GroupKey: groupKey(r.GetName(), nil, nil), Notice: n, DueTime: timestamppb.New(due), Interval: durationpb.New(r.interval()), Urgent: urgent,
+			SilenceId: p.silenced(n, now), Ending: true, Untold: r.where.Asks("event") || r.GetPaused() || !news(n),
+		})
+	}
 	return out
+}
+
+// ends says whether a finding is open no more after the event.
+func ends(n *notificationv1.Notice) bool {
+	switch n.GetEvent() {
+	case "FindingResolved", "FindingExempted", "FindingOrphaned":
+		return true
+	}
+	return false
 }
 
 // later is the verdict on messages that could not be stored: none is to blame

@@ -253,20 +253,8 @@ func (p *policy) silencedGroup(group map[string]string, now time.Time) string {
 // trend adds to a digest what is open and what became of it day by day, within
 // what route and group are about.
 func (s *Service) trend(ctx context.Context, route *route, m *notificationv1.Message) error {
-	terms := func(fields ...string) string {
-		var all []string
-		if within := route.where.Within(fields...); within != nil {
-			all = append(all, within.String())
-		}
-		for _, name := range fields {
-			if v, ok := m.GetGroup()[name]; ok {
-				all = append(all, fmt.Sprintf("%s = %q", name, v))
-			}
-		}
-		return strings.Join(all, " AND ")
-	}
 	open := `(state = "OPEN" OR state = "REOPENED")`
-	if within := terms("account", "rule_id", "category", "region", "severity", "owner"); within != "" {
+	if within := route.terms(m, "account", "rule_id", "category", "region", "severity", "owner"); within != "" {
 		open += " AND " + within
 	}
 	sums, err := s.findings.SummarizeFindings(ctx, &findingv1.SummarizeFindingsRequest{Filter: open})
@@ -278,7 +266,7 @@ func (s *Service) trend(ctx context.Context, route *route, m *notificationv1.Mes
 		}
 		var resp *findingv1.ListFindingDaysResponse
 		resp, err = s.findings.ListFindingDays(ctx, &findingv1.ListFindingDaysRequest{
-			Filter: terms("account", "rule_id", "category", "region"), StartDate: s.now().UTC().AddDate(0, 0, 1-days).Format(time.DateOnly), EndDate: s.now().UTC().Format(time.DateOnly),
+			Filter: route.terms(m, "account", "rule_id", "category", "region"), StartDate: s.now().UTC().AddDate(0, 0, 1-days).Format(time.DateOnly), EndDate: s.now().UTC().Format(time.DateOnly),
 		})
 		m.Days = resp.GetDays()
 	}
@@ -287,4 +275,19 @@ func (s *Service) trend(ctx context.Context, route *route, m *notificationv1.Mes
 		return nil
 	}
 	return err
+}
+
+// terms are those of route and group that ask for nothing but these fields, as
+// a filter.
+func (r *route) terms(m *notificationv1.Message, fields ...string) string {
+	var all []string
+	if within := r.where.Within(fields...); within != nil {
+		all = append(all, within.String())
+	}
+	for _, name := range fields {
+		if v, ok := m.GetGroup()[name]; ok {
+			all = append(all, fmt.Sprintf("%s = %q", name, v))
+		}
+	}
+	return strings.Join(all, " AND ")
 }

@@ -59,7 +59,7 @@ type Service struct {
 	findings findingv1.FindingServiceClient
 
 	policies policies
-	hands    chan struct{} // one for each delivery that can be tried at a time
+	patience time.Duration // how long an attempt may take
 	made     chan struct{} // deliveries were made, or one has ended
 }
 
@@ -86,7 +86,7 @@ func New(c Config, env *app.Env) (*Service, error) {
 		config:   notificationv1.NewNotificationConfigServiceClient(persistence),
 		queue:    notificationv1.NewNotificationQueueServiceClient(persistence),
 		findings: findingv1.NewFindingServiceClient(persistence),
-		hands:    make(chan struct{}, hands), made: make(chan struct{}, 1),
+		patience: attemptTime, made: make(chan struct{}, 1),
 	}
 	s.consume(env.Bus)
 	return s, nil
@@ -110,29 +110,38 @@ func (s *Service) Run(ctx context.Context) error {
 // is seen by then.
 const idle = 2 * time.Second
 
-// loop does something again and again: at once when it says that there is
-// more, when woken, when the next is due, and when it has rested.
+// loop does something again and again: when woken, when the next is due, and
+// when it has rested.
 func (s *Service) loop(ctx context.Context, what string, wake <-chan struct{}, do func(context.Context) (next time.Time, err error)) {
 	failed := false
 	for ctx.Err() == nil {
 		next, err := do(ctx)
-		rest := idle
 		switch {
 		case err != nil && ctx.Err() == nil && !failed:
 			s.log.Warn(what+" is interrupted, and goes on when it can", "error", err)
 		case err == nil && failed:
 			s.log.Info(what + " goes on")
 		}
-		if failed = err != nil; !failed && !next.IsZero() {
-			rest = min(rest, max(next.Sub(s.now()), time.Millisecond))
+		if failed = err != nil; failed {
+			s.rest(ctx, nil, time.Time{})
+			continue
 		}
-		t := time.NewTimer(rest)
-		select {
-		case <-ctx.Done():
-		case <-wake:
-		case <-t.C:
-		}
-		t.Stop()
+		s.rest(ctx, wake, next)
+	}
+}
+
+// rest waits until woken, until something is due, and not for long.
+func (s *Service) rest(ctx context.Context, wake <-chan struct{}, due time.Time) {
+	rest := idle
+	if !due.IsZero() {
+		rest = min(rest, max(due.Sub(s.now()), 10*time.Millisecond))
+	}
+	t := time.NewTimer(rest)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-wake:
+	case <-t.C:
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -19,9 +20,9 @@ import (
 const (
 	// hands is how many deliveries a replica tries at a time; the queue sees to it that one receiver does not have all of them.
 	hands = 32
-	// attemptTime is how long an attempt may take, abandonTime when one that does not end is left to itself.
+	// attemptTime is how long an attempt may take; one that does not end by itself is left to itself a little later.
 	attemptTime = 10 * time.Second
-	abandonTime = attemptTime + 2*time.Second
+	graceTime   = 2 * time.Second
 	// deliveryLease outlasts an attempt and saying how it went.
 	deliveryLease = time.Minute
 	// A delivery is given up after that many attempts and that much time: one that had to wait for its receiver gets its attempts, too.
@@ -32,60 +33,41 @@ const (
 )
 
 // deliver tries every delivery whose time has come, as many at a time as there
-// are hands, and says when the next one is due. It returns when nothing is due
-// and the attempts it began have ended, or at the end of ctx, after those.
+// are hands, until nothing is due and nothing is being tried; it says when the
+// next one is due. At the end of ctx it finishes what is in hand.
 func (s *Service) deliver(ctx context.Context) (next time.Time, err error) {
 	var trying sync.WaitGroup
 	defer trying.Wait()
-	work := context.WithoutCancel(ctx)
-	for {
-		free := 0
-		for free < hands {
-			select {
-			case s.hands <- struct{}{}:
-				free++
-				continue
-			default:
+	var busy atomic.Int32
+	for ctx.Err() == nil {
+		taken := 0
+		if free := hands - busy.Load(); free > 0 {
+			resp, err := s.queue.ClaimDeliveries(ctx, &notificationv1.ClaimDeliveriesRequest{Limit: free, Lease: durationpb.New(deliveryLease)})
+			if err != nil {
+				return next, err
 			}
-			break
+			taken, next = len(resp.GetDeliveries()), time.Time{}
+			// What is due and was not handed out waits for its receiver to have a hand free, not for a time.
+			if t := resp.GetNextDueTime(); t != nil && t.AsTime().After(s.now()) {
+				next = t.AsTime()
+			}
+			for _, d := range resp.GetDeliveries() {
+				busy.Add(1)
+				trying.Go(func() {
+					s.try(context.WithoutCancel(ctx), d)
+					busy.Add(-1)
+					s.wake() // the next of its group, or the next for this hand
+				})
+			}
 		}
-		if free == 0 {
-			select {
-			case s.hands <- struct{}{}:
-				free = 1
-			case <-ctx.Done():
+		if taken == 0 {
+			if busy.Load() == 0 {
 				return next, nil
 			}
-		}
-		giveBack := func(n int) {
-			for range n {
-				<-s.hands
-			}
-		}
-		if ctx.Err() != nil {
-			giveBack(free)
-			return next, nil
-		}
-		resp, err := s.queue.ClaimDeliveries(ctx, &notificationv1.ClaimDeliveriesRequest{Limit: int32(free), Lease: durationpb.New(deliveryLease)})
-		giveBack(free - len(resp.GetDeliveries()))
-		if err != nil {
-			return next, err
-		}
-		for _, d := range resp.GetDeliveries() {
-			trying.Go(func() {
-				defer s.wake()
-				defer giveBack(1)
-				s.try(work, d)
-			})
-		}
-		next = time.Time{}
-		if t := resp.GetNextDueTime(); t != nil {
-			next = t.AsTime()
-		}
-		if len(resp.GetDeliveries()) == 0 {
-			return next, nil
+			s.rest(ctx, s.made, next)
 		}
 	}
+	return next, nil
 }
 
 // try makes one attempt and says how it went.
@@ -108,7 +90,7 @@ func (s *Service) try(ctx context.Context, c *notificationv1.ClaimedDelivery) {
 		s.log.Debug("a delivery failed", "delivery", d.GetId(), "receiver", d.GetReceiver(), "attempt", d.GetAttempts()+1, "error", failure.Detail)
 	}
 	// Until this is said the message would be sent again: it is worth trying for as long as the claim lasts.
-	ctx, cancel := context.WithTimeout(ctx, deliveryLease-abandonTime)
+	ctx, cancel := context.WithTimeout(ctx, deliveryLease-attemptTime-graceTime)
 	defer cancel()
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		_, err := s.queue.FinishDelivery(ctx, req)
@@ -147,7 +129,7 @@ func (s *Service) attempt(ctx context.Context, e notify.Envelope) (*notification
 	}
 	done := make(chan result, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(ctx, attemptTime)
+		ctx, cancel := context.WithTimeout(ctx, s.patience)
 		defer cancel()
 		defer func() {
 			if p := recover(); p != nil {
@@ -158,13 +140,13 @@ func (s *Service) attempt(ctx context.Context, e notify.Envelope) (*notification
 		detail, err := s.send(ctx, e)
 		done <- result{detail, err}
 	}()
-	abandon := time.NewTimer(abandonTime)
+	abandon := time.NewTimer(s.patience + graceTime)
 	defer abandon.Stop()
 	var r result
 	select {
 	case r = <-done:
 	case <-abandon.C:
-		r.err = &notify.Failure{Receiver: true, Detail: fmt.Sprintf("no answer within %s", attemptTime)}
+		r.err = &notify.Failure{Receiver: true, Detail: fmt.Sprintf("no answer within %s", s.patience)}
 	}
 	attempt := &notificationv1.Attempt{Time: timestamppb.New(e.Time), Duration: durationpb.New(time.Since(begin)), Ok: r.err == nil, Detail: r.detail}
 	if r.err == nil {

@@ -102,7 +102,7 @@ func text(t *testing.T, ms ...proto.Message) string {
 func TestCallersOfOneAccountSeeThat(t *testing.T) {
 	t.Parallel()
 	s, findings, onboardings, exemptions := twoAccounts(t)
-	one, two := as(t.Context(), authv1.Role_ROLE_ADMIN, mine), as(t.Context(), authv1.Role_ROLE_ADMIN, mine, others)
+	one, two := bearing(t.Context(), authv1.Role_ROLE_ADMIN, mine), bearing(t.Context(), authv1.Role_ROLE_ADMIN, mine, others)
 	instances := map[string]string{mine: anInstance(0).GetId(), others: anInstance(1).GetId()}
 	for name, list := range map[string]func(ctx context.Context) (proto.Message, error){
 		"findings": func(ctx context.Context) (proto.Message, error) {
@@ -243,7 +243,7 @@ func TestCallersOfOneAccountHearOfThat(t *testing.T) {
 	t.Parallel()
 	s, _, _, _ := twoAccounts(t)
 	var all []proto.Message
-	ctx, cancel := context.WithCancel(as(t.Context(), authv1.Role_ROLE_VIEWER, mine))
+	ctx, cancel := context.WithCancel(bearing(t.Context(), authv1.Role_ROLE_VIEWER, mine))
 	n := 0
 	watch := &taking[findingv1.WatchFindingsResponse]{ctx: ctx, cancel: cancel, enough: func(sent []*findingv1.WatchFindingsResponse) bool {
 		if sent[len(sent)-1].GetFinding() != nil {
@@ -260,7 +260,7 @@ func TestCallersOfOneAccountHearOfThat(t *testing.T) {
 	if got := text(t, all...); strings.Contains(got, others) || !strings.Contains(got, mine) {
 		t.Errorf("%s", got)
 	}
-	ctx, cancel = context.WithCancel(as(t.Context(), authv1.Role_ROLE_VIEWER, mine))
+	ctx, cancel = context.WithCancel(bearing(t.Context(), authv1.Role_ROLE_VIEWER, mine))
 	log := &taking[systemlogv1.WatchEntriesResponse]{ctx: ctx, cancel: cancel, enough: func(sent []*systemlogv1.WatchEntriesResponse) bool { return len(sent[len(sent)-1].GetEntries()) > 0 }}
 	if err := s.WatchEntries(&systemlogv1.WatchEntriesRequest{SinceTime: timestamppb.New(time.Now().Add(-time.Minute))}, log); !errors.Is(err, io.EOF) {
 		t.Fatal(err)

@@ -39,7 +39,7 @@ const (
 
 // noticeColumns are those of staged_notices.
 var noticeColumns = []string{"n", "key", "route", "receivers", "labels", "spacing", "event_id", "event_time", "due_time", "urgent", "silence_id", "event",
-	"rank", "finding_id", "severity", "rule_id", "account", "waste", "cost_low", "cost_high", "open", "notice"}
+	"rank", "finding_id", "severity", "rule_id", "account", "waste", "cost_low", "cost_high", "open", "ending", "untold", "notice"}
 
 const (
 	createStagedNotices = `
@@ -47,7 +47,7 @@ const (
 			n integer, key text COLLATE "C", route text COLLATE "C", receivers text[] COLLATE "C", labels jsonb, spacing double precision,
 			event_id text COLLATE "C", event_time timestamptz, due_time timestamptz, urgent boolean, silence_id text COLLATE "C", event text COLLATE "C",
 			rank smallint, finding_id text COLLATE "C", severity smallint, rule_id text COLLATE "C", account text COLLATE "C", waste boolean,
-			cost_low double precision, cost_high double precision, open boolean, notice bytea
+			cost_low double precision, cost_high double precision, open boolean, ending boolean, untold boolean, notice bytea
 		) ON COMMIT DELETE ROWS`
 	// The order is that of the keys for everyone, so that nobody waits for who waits for him.
 	lockNoticeGroups = `
@@ -84,6 +84,9 @@ const (
 		SELECT count(*) FROM added`
 )
 
+// openBefore is the group in which the finding of an event is open before it.
+const openBefore = "SELECT o.group_id FROM group_findings o WHERE o.route = s.route AND o.finding_id = s.finding_id AND o.open AND o.time <= s.event_time"
+
 // AddNotices implements NotificationQueueService.
 func (s *Service) AddNotices(ctx context.Context, req *notificationv1.AddNoticesRequest) (*notificationv1.AddNoticesResponse, error) {
 	resp := &notificationv1.AddNoticesResponse{}
@@ -109,6 +112,8 @@ func (s *Service) AddNotices(ctx context.Context, req *notificationv1.AddNotices
 		for _, step := range []string{
 			"SELECT name FROM routes WHERE name IN (SELECT route FROM staged_notices) ORDER BY name FOR KEY SHARE",
 			"DELETE FROM staged_notices s WHERE NOT EXISTS (SELECT FROM routes r WHERE r.name = s.route)",
+			"DELETE FROM staged_notices s WHERE s.ending AND NOT EXISTS (" + openBefore + ")",
+			"UPDATE staged_notices s SET key = g.key, receivers = g.receivers, labels = g.labels, spacing = g.spacing FROM notice_groups g WHERE s.ending AND g.id = (" + openBefore + ")",
 		} {
 			if _, err := tx.NewRaw(step).Exec(ctx); err != nil {
 				return err
@@ -116,6 +121,14 @@ func (s *Service) AddNotices(ctx context.Context, req *notificationv1.AddNotices
 		}
 		if _, err := tx.NewRaw(lockNoticeGroups, tx.now).Exec(ctx); err != nil {
 			return err
+		}
+		for _, step := range []string{
+			"UPDATE group_findings o SET open = false, time = s.event_time FROM staged_notices s WHERE s.untold AND o.route = s.route AND o.finding_id = s.finding_id AND o.time <= s.event_time",
+			"DELETE FROM staged_notices WHERE untold",
+		} {
+			if _, err := tx.NewRaw(step).Exec(ctx); err != nil {
+				return err
+			}
 		}
 		return tx.NewRaw(addNotices, tx.now).Scan(ctx, &resp.Added)
 	})
@@ -172,7 +185,7 @@ func noticeRow(i int, g *notificationv1.GroupedNotice, now time.Time) ([]any, er
 	return []any{
 		int32(i), g.GetGroupKey(), clean(g.GetRoute()), receivers, text, max(0, g.GetInterval().AsDuration().Seconds()), clean(n.GetEventId()), when, *due,
 		g.GetUrgent(), clean(g.GetSilenceId()), clean(event), noticeRank(n), clean(f.GetId()), int16(f.GetSeverity()), clean(f.GetRuleId()), clean(account), waste,
-		low, high, opens(n), body,
+		low, high, opens(n), g.GetEnding(), g.GetUntold(), body,
 	}, nil
 }
 

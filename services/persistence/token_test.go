@@ -17,15 +17,15 @@ import (
 	"nightshift.dev/pkg/errs"
 )
 
-// as is a context of a call by the bearer of a token.
-func as(ctx context.Context, role authv1.Role, accounts ...string) context.Context {
+// bearing is a context of a call by the bearer of a token.
+func bearing(ctx context.Context, role authv1.Role, accounts ...string) context.Context {
 	return auth.With(ctx, auth.Principal{Kind: auditv1.PrincipalKind_PRINCIPAL_KIND_TOKEN, Name: "maria", ID: "1", Role: role, Accounts: accounts})
 }
 
 func TestTokenLife(t *testing.T) {
 	t.Parallel()
 	s, c := clocked(t)
-	ctx := as(t.Context(), authv1.Role_ROLE_ADMIN)
+	ctx := bearing(t.Context(), authv1.Role_ROLE_ADMIN)
 	r, err := s.CreateToken(ctx, &authv1.CreateTokenRequest{Token: &authv1.Token{
 		Name: " ci ", Role: authv1.Role_ROLE_OPERATOR, Accounts: []string{"222222222222", "111111111111"}, Id: "mine", CreatedBy: "me", RevokeTime: timestamppb.Now(),
 	}})
@@ -64,7 +64,7 @@ func TestTokenLife(t *testing.T) {
 		t.Errorf("%v, %v", revoked, err)
 	}
 	c.advance(time.Hour)
-	again, err := s.RevokeToken(as(t.Context(), authv1.Role_ROLE_ADMIN), &authv1.RevokeTokenRequest{Id: k.GetId()})
+	again, err := s.RevokeToken(bearing(t.Context(), authv1.Role_ROLE_ADMIN), &authv1.RevokeTokenRequest{Id: k.GetId()})
 	if err != nil || !proto.Equal(again, revoked) {
 		t.Errorf("revoked again: %v, %v", again, err)
 	}
@@ -88,7 +88,7 @@ func TestTokenLife(t *testing.T) {
 func TestTokenLists(t *testing.T) {
 	t.Parallel()
 	s, c := clocked(t)
-	admin := as(t.Context(), authv1.Role_ROLE_ADMIN)
+	admin := bearing(t.Context(), authv1.Role_ROLE_ADMIN)
 	for _, k := range []*authv1.Token{
 		{Name: "a", Role: authv1.Role_ROLE_VIEWER}, {Name: "b", Role: authv1.Role_ROLE_VIEWER, ExpireTime: timestamppb.New(c.now().Add(time.Hour))},
 		{Name: "c", Role: authv1.Role_ROLE_VIEWER, Accounts: []string{"111111111111"}}, {Name: "d", Role: authv1.Role_ROLE_VIEWER, Accounts: []string{"111111111111", "222222222222"}},
@@ -128,9 +128,9 @@ func TestTokenLists(t *testing.T) {
 		names string
 	}{
 		{admin, false, "dca"}, {admin, true, "edcba"}, {t.Context(), false, "dca"},
-		{as(t.Context(), authv1.Role_ROLE_ADMIN, "111111111111"), true, "c"},
-		{as(t.Context(), authv1.Role_ROLE_ADMIN, "222222222222", "111111111111"), true, "dc"},
-		{as(t.Context(), authv1.Role_ROLE_ADMIN, "333333333333"), true, ""},
+		{bearing(t.Context(), authv1.Role_ROLE_ADMIN, "111111111111"), true, "c"},
+		{bearing(t.Context(), authv1.Role_ROLE_ADMIN, "222222222222", "111111111111"), true, "dc"},
+		{bearing(t.Context(), authv1.Role_ROLE_ADMIN, "333333333333"), true, ""},
 	} {
 		if got := names(want.ctx, want.ended); got != want.names {
 			t.Errorf("%+v: %q, want %q", auth.From(want.ctx), got, want.names)
@@ -143,7 +143,7 @@ func TestTokensAreNoWayUp(t *testing.T) {
 	t.Parallel()
 	s := service(t)
 	const one, two = "111111111111", "222222222222"
-	admin := as(t.Context(), authv1.Role_ROLE_ADMIN)
+	admin := bearing(t.Context(), authv1.Role_ROLE_ADMIN)
 	big, err := s.CreateToken(admin, &authv1.CreateTokenRequest{Token: &authv1.Token{Name: "big", Role: authv1.Role_ROLE_ADMIN}})
 	if err != nil {
 		t.Fatal(err)
@@ -155,16 +155,16 @@ func TestTokensAreNoWayUp(t *testing.T) {
 		may      bool
 	}{
 		{admin, authv1.Role_ROLE_ADMIN, nil, true}, {admin, authv1.Role_ROLE_VIEWER, []string{one}, true}, {t.Context(), authv1.Role_ROLE_ADMIN, nil, true},
-		{as(t.Context(), authv1.Role_ROLE_ADMIN, one), authv1.Role_ROLE_ADMIN, []string{one}, true}, {as(t.Context(), authv1.Role_ROLE_ADMIN, one), authv1.Role_ROLE_VIEWER, nil, false},
-		{as(t.Context(), authv1.Role_ROLE_ADMIN, one), authv1.Role_ROLE_VIEWER, []string{two}, false}, {as(t.Context(), authv1.Role_ROLE_ADMIN, one), authv1.Role_ROLE_VIEWER, []string{one, two}, false},
-		{as(t.Context(), authv1.Role_ROLE_OPERATOR), authv1.Role_ROLE_ADMIN, nil, false}, {as(t.Context(), authv1.Role_ROLE_VIEWER), authv1.Role_ROLE_OPERATOR, nil, false},
+		{bearing(t.Context(), authv1.Role_ROLE_ADMIN, one), authv1.Role_ROLE_ADMIN, []string{one}, true}, {bearing(t.Context(), authv1.Role_ROLE_ADMIN, one), authv1.Role_ROLE_VIEWER, nil, false},
+		{bearing(t.Context(), authv1.Role_ROLE_ADMIN, one), authv1.Role_ROLE_VIEWER, []string{two}, false}, {bearing(t.Context(), authv1.Role_ROLE_ADMIN, one), authv1.Role_ROLE_VIEWER, []string{one, two}, false},
+		{bearing(t.Context(), authv1.Role_ROLE_OPERATOR), authv1.Role_ROLE_ADMIN, nil, false}, {bearing(t.Context(), authv1.Role_ROLE_VIEWER), authv1.Role_ROLE_OPERATOR, nil, false},
 	} {
 		_, err := s.CreateToken(c.ctx, &authv1.CreateTokenRequest{Token: &authv1.Token{Name: "x", Role: c.role, Accounts: c.accounts}})
 		if (err == nil) != c.may || err != nil && (!errors.Is(err, errs.PermissionDenied) || errs.Reason(err) != "TOKEN_TOO_POWERFUL") {
 			t.Errorf("%+v makes %s of %v: %v", auth.From(c.ctx), c.role, c.accounts, err)
 		}
 	}
-	if _, err := s.RevokeToken(as(t.Context(), authv1.Role_ROLE_ADMIN, one), &authv1.RevokeTokenRequest{Id: big.GetToken().GetId()}); !errors.Is(err, errs.NotFound) {
+	if _, err := s.RevokeToken(bearing(t.Context(), authv1.Role_ROLE_ADMIN, one), &authv1.RevokeTokenRequest{Id: big.GetToken().GetId()}); !errors.Is(err, errs.NotFound) {
 		t.Errorf("an admin of one account ends one of all: %v", err)
 	}
 	for field, bad := range map[string]*authv1.Token{
@@ -188,7 +188,7 @@ func TestWhoAmI(t *testing.T) {
 		kind string
 		role authv1.Role
 	}{
-		{t.Context(), "anonymous", authv1.Role_ROLE_ADMIN}, {as(t.Context(), authv1.Role_ROLE_VIEWER, "111111111111"), "token", authv1.Role_ROLE_VIEWER},
+		{t.Context(), "anonymous", authv1.Role_ROLE_ADMIN}, {bearing(t.Context(), authv1.Role_ROLE_VIEWER, "111111111111"), "token", authv1.Role_ROLE_VIEWER},
 		{auth.With(t.Context(), auth.Service("waste")), "service", 0},
 	} {
 		r, err := s.WhoAmI(c.ctx, &authv1.WhoAmIRequest{})

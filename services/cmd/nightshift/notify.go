@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -213,6 +214,20 @@ func (f *receiverFlags) add(cmd *cobra.Command) {
 	fl.BoolVar(&f.paused, "paused", false, "send nothing, and let wait what comes; --paused=false sends it")
 }
 
+var secretRef = regexp.MustCompile(`^(env:NIGHTSHIFT_SECRET_[A-Z0-9_]{1,100}|file:[A-Za-z0-9][A-Za-z0-9._-]{0,99})$`)
+
+// checkSecrets refuses a secret where it is to be said where the secret is. It
+// repeats nothing of it.
+func checkSecrets(r *notificationv1.Receiver) error {
+	for _, ref := range []string{r.GetSlack().GetUrlSecret(), r.GetTeams().GetUrlSecret(), r.GetPagerduty().GetRoutingKeySecret(), r.GetWebhook().GetSigningSecret(),
+		r.GetAlertmanager().GetTokenSecret(), r.GetShoutrrr().GetUrlSecret()} {
+		if ref != "" && !secretRef.MatchString(ref) {
+			return usage("receiver %s: say where the secret is, env:NIGHTSHIFT_SECRET_<NAME> or file:<name>, and not the secret itself", clean(r.GetName()))
+		}
+	}
+	return nil
+}
+
 // set takes over what was given.
 func (f *receiverFlags) set(cmd *cobra.Command, r *notificationv1.Receiver) error {
 	given := cmd.Flags().Changed
@@ -263,7 +278,7 @@ func (f *receiverFlags) set(cmd *cobra.Command, r *notificationv1.Receiver) erro
 	if given("token") {
 		r.GetAlertmanager().TokenSecret = f.token
 	}
-	return nil
+	return checkSecrets(r)
 }
 
 func (c *cli) receiversSet() *cobra.Command {

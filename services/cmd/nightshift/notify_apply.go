@@ -122,7 +122,7 @@ func (s *receiverSpec) proto() (*notificationv1.Receiver, error) {
 	if media != 1 {
 		return nil, usage("receiver %q must have one of slack, teams, pagerduty, email, webhook, alertmanager and shoutrrr; it has %d", s.Name, media)
 	}
-	return r, nil
+	return r, checkSecrets(r)
 }
 
 func receiverSpecOf(r *notificationv1.Receiver) receiverSpec {

@@ -207,6 +207,9 @@ func TestNotifySaysWhatTheFlagsSay(t *testing.T) {
 	if r := execute(t, env, "notify", "test", "mail"); r.code != 1 || !strings.Contains(r.err, "did not take it") {
 		t.Errorf("a test that fails: code %d, %s", r.code, r.err)
 	}
+	if r := execute(t, env, "notify", "receivers", "set", "x", "--slack", "https://hooks.slack.com/T0/hunter2"); r.code != exitUsage || strings.Contains(r.err, "hunter2") {
+		t.Errorf("a secret itself: code %d, %s", r.code, r.err)
+	}
 	for _, args := range [][]string{
 		{"receivers", "set", "new"}, {"receivers", "set", "oncall", "--token", "file:x"}, {"receivers", "set", "x", "--slack", "file:x", "--teams", "file:y"},
 		{"routes", "set", "x", "--digest", "8 o'clock"}, {"routes", "set", "x", "--quiet", "MON-XXX 1:00-2:00"}, {"routes", "set", "x", "--wait", "soon"}, {"routes", "set", "x", "--quiet-below", "bad"},
@@ -292,14 +295,15 @@ routes: []
 		t.Errorf("without --prune: code %d, asked for %v", r.code, f.requests)
 	}
 	for text, want := range map[string]string{
-		"receivers:\n  - name: x\n    slak: {}\n":                                     "slak",
-		"receivers:\n  - name: x\n":                                                   "must have one of",
-		"receivers:\n  - name: x\n    slack: {url_secret: a}\n    email: {to: [b]}\n": "it has 2",
-		"routes:\n  - name: a\n  - name: a\n":                                         "twice",
-		"routes:\n  - receivers: [a]\n":                                               "no name",
-		"routes:\n  - name: a\n    digest: noon\n":                                    "noon",
-		"routes:\n  - name: a\n    quiet_below: BAD\n":                                "quiet_below",
-		"routes:\n  - name: a\n    repeat_interval: often\n":                          "often",
+		"receivers:\n  - name: x\n    slak: {}\n":                                          "slak",
+		"receivers:\n  - name: x\n    teams: {url_secret: hunter2}\n":                      "not the secret itself",
+		"receivers:\n  - name: x\n":                                                        "must have one of",
+		"receivers:\n  - name: x\n    slack: {url_secret: file:a}\n    email: {to: [b]}\n": "it has 2",
+		"routes:\n  - name: a\n  - name: a\n":                                              "twice",
+		"routes:\n  - receivers: [a]\n":                                                    "no name",
+		"routes:\n  - name: a\n    digest: noon\n":                                         "noon",
+		"routes:\n  - name: a\n    quiet_below: BAD\n":                                     "quiet_below",
+		"routes:\n  - name: a\n    repeat_interval: often\n":                               "often",
 		"routes: [": "cannot be read",
 		"contacts:\n  - {owner: A, receivers: [x]}\n  - {owner: a, receivers: [x]}\n": "twice",
 	} {
@@ -357,4 +361,29 @@ func FuzzNotifyFile(f *testing.F) {
 			_, _ = r.proto()
 		}
 	})
+}
+
+// The file in the documentation is one that can be applied.
+func TestNotifyFileOfTheDocumentation(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../../docs/notifications.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(text), "```yaml\n")
+	file, _, _ := strings.Cut(after, "```")
+	f, err := parseNotifyFile("notify.yaml", []byte(file))
+	if err != nil || len(f.Receivers) == 0 || len(f.Routes) == 0 || len(f.Contacts) == 0 {
+		t.Fatalf("the file is %+v, %v", f, err)
+	}
+	for _, r := range f.Receivers {
+		if _, err := r.proto(); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, r := range f.Routes {
+		if _, err := r.proto(); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -38,6 +38,8 @@ var reachedBy = map[string]string{
 	"account.v1.VerificationService/GetIdentity":              "accounts onboard " + someAccount,
 	"account.v1.VerificationService/ListOrganizationAccounts": "accounts import",
 	"account.v1.VerificationService/VerifyAccount":            "accounts verify " + someAccount,
+	"audit.v1.AuditService/GetAuditHead":                      "audit head",
+	"audit.v1.AuditService/ListAuditEntries":                  "audit list",
 	"auth.v1.AuthService/Authenticate":                        "# services ask about the tokens of their callers",
 	"auth.v1.AuthService/CreateToken":                         "tokens create x",
 	"auth.v1.AuthService/ListTokens":                          "tokens list",

@@ -182,7 +182,12 @@ type GroupedNotice struct {
 	// Brings the time of a group that waits forward, for what does not wait for the end of quiet hours.
 	Urgent bool `protobuf:"varint,8,opt,name=urgent,proto3" json:"urgent,omitempty"`
 	// Silence that covers it; empty: none.
-	SilenceId     string `protobuf:"bytes,9,opt,name=silence_id,json=silenceId,proto3" json:"silence_id,omitempty"`
+	SilenceId string `protobuf:"bytes,9,opt,name=silence_id,json=silenceId,proto3" json:"silence_id,omitempty"`
+	// The route does not take the event, which ends a finding: it goes to the group of the route in which the finding is open, whatever
+	// receivers, group_key and group say, and nowhere if there is none. So whoever heard of a finding hears of its end.
+	Ending bool `protobuf:"varint,10,opt,name=ending,proto3" json:"ending,omitempty"`
+	// Of an ending: the route does not want to hear of it. The finding is no longer open in its group, and nothing is told.
+	Untold        bool `protobuf:"varint,11,opt,name=untold,proto3" json:"untold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -278,6 +283,20 @@ func (x *GroupedNotice) GetSilenceId() string {
 		return x.SilenceId
 	}
 	return ""
+}
+
+func (x *GroupedNotice) GetEnding() bool {
+	if x != nil {
+		return x.Ending
+	}
+	return false
+}
+
+func (x *GroupedNotice) GetUntold() bool {
+	if x != nil {
+		return x.Untold
+	}
+	return false
 }
 
 // AddNoticesRequest holds events.
@@ -1100,7 +1119,7 @@ const file_nightshift_notification_v1_queue_service_proto_rawDesc = "" +
 	"\x06routes\x18\x03 \x03(\v2!.nightshift.notification.v1.RouteR\x06routes\x12B\n" +
 	"\treceivers\x18\x04 \x03(\v2$.nightshift.notification.v1.ReceiverR\treceivers\x12?\n" +
 	"\bcontacts\x18\x05 \x03(\v2#.nightshift.notification.v1.ContactR\bcontacts\x12?\n" +
-	"\bsilences\x18\x06 \x03(\v2#.nightshift.notification.v1.SilenceR\bsilences\"\x81\x04\n" +
+	"\bsilences\x18\x06 \x03(\v2#.nightshift.notification.v1.SilenceR\bsilences\"\xb1\x04\n" +
 	"\rGroupedNotice\x12\x14\n" +
 	"\x05route\x18\x01 \x01(\tR\x05route\x12&\n" +
 	"\treceivers\x18\x02 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10(R\treceivers\x122\n" +
@@ -1111,7 +1130,10 @@ const file_nightshift_notification_v1_queue_service_proto_rawDesc = "" +
 	"\binterval\x18\a \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x16\n" +
 	"\x06urgent\x18\b \x01(\bR\x06urgent\x12&\n" +
 	"\n" +
-	"silence_id\x18\t \x01(\tB\a\xbaH\x04r\x02\x18@R\tsilenceId\x1a8\n" +
+	"silence_id\x18\t \x01(\tB\a\xbaH\x04r\x02\x18@R\tsilenceId\x12\x16\n" +
+	"\x06ending\x18\n" +
+	" \x01(\bR\x06ending\x12\x16\n" +
+	"\x06untold\x18\v \x01(\bR\x06untold\x1a8\n" +
 	"\n" +
 	"GroupEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
