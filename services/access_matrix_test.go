@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
 	authv1 "nightshift.dev/gen/nightshift/auth/v1"
 	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/auth"
@@ -41,6 +43,10 @@ const (
 // guarded is all services in one process, on TLS, as strangers see them.
 type guarded struct {
 	host    *app.Host
+	stop    func() // and wait until all is said
+	bus     bus.Config
+	set     map[string]string // variables
+	denials atomic.Int64
 	certs   string
 	clock   atomic.Int64 // how far it is ahead
 	tokens  map[string]string
@@ -66,30 +72,13 @@ func startGuarded(t *testing.T) *guarded {
 	}
 	cloud := httptest.NewServer(simaws.New(simaws.Generate(simaws.Options{Seed: 1, Accounts: 1, Regions: 1, Resources: 10}), simaws.Config{}))
 	t.Cleanup(cloud.Close)
-	nats := devtest.NATS(t)
+	g.bus = bus.Config{Options: devtest.NATS(t).Options(), Log: slog.New(slog.DiscardHandler)}
 	set := map[string]string{
 		"DATABASE_URL": devtest.DB(t, persistence.Migrate), "NIGHTSHIFT_AWS_ENDPOINT": cloud.URL,
 		"NIGHTSHIFT_AWS_ACCESS_KEY_ID": simaws.DemoAccessKey, "NIGHTSHIFT_AWS_SECRET_ACCESS_KEY": simaws.FakeSecret,
 	}
-	quiet := slog.New(slog.DiscardHandler)
-	g.host, err = app.Start(t.Context(), app.Options{
-		Definitions: services.All, Listen: func(string) string { return "127.0.0.1:0" },
-		Bus: bus.Config{Options: nats.Options()}, Log: quiet, Security: app.Security{TLS: g.tls(t, "persistence")},
-		Lookup: func(name string) (string, bool) { v, ok := set[name]; return v, ok },
-		Now:    func() time.Time { return time.Now().Add(time.Duration(g.clock.Load())) }, StopTimeout: time.Second,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- g.host.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Errorf("the host ended with %v", err)
-		}
-	})
+	g.set = set
+	g.start(t, services.All...)
 
 	api := authv1.NewAuthServiceClient(g.host.Dial("persistence"))
 	create := func(name string, role authv1.Role, life time.Duration, accounts ...string) string {
@@ -119,6 +108,31 @@ func startGuarded(t *testing.T) *guarded {
 		g.methods[def.Name] = g.served(t, def.Name)
 	}
 	return g
+}
+
+// start starts services until stop, or the end of the test.
+func (g *guarded) start(t *testing.T, defs ...app.Definition) {
+	t.Helper()
+	host, err := app.Start(t.Context(), app.Options{
+		Definitions: defs, Listen: func(string) string { return "127.0.0.1:0" },
+		Bus: g.bus, Log: g.bus.Log, Security: app.Security{TLS: g.tls(t, "persistence")},
+		Lookup: func(name string) (string, bool) { v, ok := g.set[name]; return v, ok },
+		Now:    func() time.Time { return time.Now().Add(time.Duration(g.clock.Load())) }, StopTimeout: time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- host.Run(ctx) }()
+	g.host = host
+	g.stop = sync.OnceFunc(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("the host ended with %v", err)
+		}
+	})
+	t.Cleanup(g.stop)
 }
 
 func (g *guarded) tls(t *testing.T, name string) *auth.TLS {
@@ -279,10 +293,46 @@ func TestEveryMethodSaysWhoMayCallIt(t *testing.T) {
 }
 
 // Each method of each server, called by everybody who may not, and by those
-// who may.
+// who may. Every denial is in the audit log.
 func TestAccessMatrix(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t)
+	t.Run("calls", g.everything)
+	// What was only counted is told when a service stops.
+	g.stop()
+	g.start(t, persistence.Definition)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	want, got := g.denials.Load(), g.denied(t)
+	for ; got < want; got = g.denied(t) {
+		await(ctx, t, fmt.Sprintf("%d denials in the audit log; there are %d", want, got))
+	}
+	if got != want || want < 1000 {
+		t.Errorf("%d denials are in the audit log, of %d", got, want)
+	}
+}
+
+// denied counts the denials in the audit log.
+func (g *guarded) denied(t *testing.T) (sum int64) {
+	t.Helper()
+	api := auditv1.NewAuditServiceClient(g.host.Dial("persistence"))
+	for token := ""; ; {
+		r, err := api.ListAuditEntries(t.Context(), &auditv1.ListAuditEntriesRequest{PageSize: 1000, PageToken: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range r.GetEntries() {
+			if e.GetRecord().GetPhase() == auditv1.Phase_PHASE_DENIED {
+				sum += e.GetRecord().GetCount()
+			}
+		}
+		if token = r.GetNextPageToken(); token == "" {
+			return sum
+		}
+	}
+}
+
+func (g *guarded) everything(t *testing.T) {
 	var calls, methods atomic.Int64
 	t.Run("other authorities", g.otherAuthorities)
 	for _, def := range services.All {
@@ -305,6 +355,9 @@ func TestAccessMatrix(t *testing.T) {
 						kind = errs.Unauthenticated
 					}
 					refused := errors.Is(err, errs.Unauthenticated) || errors.Is(err, errs.PermissionDenied)
+					if refused {
+						g.denials.Add(1)
+					}
 					switch {
 					case m.Public || reason == "":
 						if refused {
@@ -359,6 +412,7 @@ func TestAccessMatrix(t *testing.T) {
 				"/nightshift.nothing.v1.NothingService/Nothing", "/nightshift.auth.v1.AuthService/Nothing", "/a/b/c",
 				strings.TrimPrefix(g.methods[def.Name][0].Name, "/"), g.methods[def.Name][len(g.methods[def.Name])-1].Name, "nothing", "/nothing", "//",
 			} {
+				g.denials.Add(3)
 				if err := call(t.Context(), stranger, name, empty, empty); !errors.Is(err, errs.Unauthenticated) || errs.Reason(err) != "TOKEN_MISSING" {
 					t.Errorf("%q by nobody: %v (%s)", name, err, errs.Reason(err))
 				}

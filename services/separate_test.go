@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -17,13 +18,15 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/credentials"
 
 	accountv1 "nightshift.dev/gen/nightshift/account/v1"
+	authv1 "nightshift.dev/gen/nightshift/auth/v1"
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/bus"
 	"nightshift.dev/pkg/devstack"
 	"nightshift.dev/pkg/devstack/devtest"
@@ -32,8 +35,8 @@ import (
 )
 
 // The services as separate processes, two of each, on one NATS and one
-// Postgres: what a deployment is. Each has a NATS user of its own, and none may
-// do more there than it has to.
+// Postgres, with certificates and tokens: what a deployment is. Each has a NATS
+// user of its own, and none may do more there than it has to.
 func TestSeparateBinaries(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -106,6 +109,8 @@ func await(ctx context.Context, t *testing.T, what string) {
 type deployment struct {
 	estate *simaws.Estate
 	begun  time.Time
+	ca     *auth.TLS // what somebody has who calls with a token
+	token  string
 	procs  map[string][]*process
 }
 
@@ -161,16 +166,24 @@ func deploy(ctx context.Context, t *testing.T) *deployment {
 		"DATABASE_URL="+devtest.DB(t, nil), "NIGHTSHIFT_LOG_LEVEL=debug",
 		"AWS_ENDPOINT_URL="+cloud.URL, "AWS_ACCESS_KEY_ID="+simaws.DemoAccessKey, "AWS_SECRET_ACCESS_KEY="+simaws.FakeSecret,
 		"AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")
+	certs := t.TempDir()
+	ca, _, err := auth.OpenCA(certs, time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	operator := d.certify(t, ca, filepath.Join(certs, auth.Operator))
 	addrs := map[string][2]string{}
 	for _, def := range services.All {
 		addrs[def.Name] = [2]string{freeAddr(t), freeAddr(t)}
 		env = append(env, def.AddrVar()+"="+addrs[def.Name][0])
 	}
 	for _, def := range services.All {
+		d.certify(t, ca, filepath.Join(certs, def.Name))
 		for i := range 2 {
 			p := &process{addr: addrs[def.Name][i], log: &lockedBuffer{}, done: make(chan struct{})}
 			p.cmd = exec.Command(filepath.Join(bin, def.Name))
-			p.cmd.Env = append(env[:len(env):len(env)], "NIGHTSHIFT_LISTEN="+p.addr, "NATS_URL="+strings.Replace(nats.URL(), "://", "://"+def.Name+":"+passwords[def.Name]+"@", 1))
+			p.cmd.Env = append(env[:len(env):len(env)], "NIGHTSHIFT_LISTEN="+p.addr, "NIGHTSHIFT_TLS_DIR="+filepath.Join(certs, def.Name),
+				"NATS_URL="+strings.Replace(nats.URL(), "://", "://"+def.Name+":"+passwords[def.Name]+"@", 1))
 			p.cmd.Stderr = p.log
 			if err := p.cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -190,6 +203,23 @@ func deploy(ctx context.Context, t *testing.T) *deployment {
 			})
 			d.procs[def.Name] = append(d.procs[def.Name], p)
 		}
+	}
+	// The operator's certificate makes the first token, and whoever has that needs no certificate.
+	conn, err := grpc.NewClient(d.procs["persistence"][0].addr, append(app.ClientOptions(), grpc.WithTransportCredentials(credentials.NewTLS(operator.Client("persistence"))))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	first, err := authv1.NewAuthServiceClient(conn).CreateToken(ctx, &authv1.CreateTokenRequest{Token: &authv1.Token{Name: "test", Role: authv1.Role_ROLE_ADMIN}}, grpc.WaitForReady(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.token = first.GetSecret()
+	if err := os.Remove(filepath.Join(certs, "ca.key")); err != nil {
+		t.Fatal(err)
+	}
+	if d.ca, err = auth.LoadTLS(certs, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
 	}
 	accounts := accountv1.NewAccountServiceClient(d.dial(t, "persistence", 0))
 	for _, a := range d.estate.Accounts {
@@ -216,6 +246,27 @@ func deploy(ctx context.Context, t *testing.T) *deployment {
 	return d
 }
 
+// certify writes the certificates of a service.
+func (d *deployment) certify(t *testing.T, ca *auth.CA, dir string) *auth.TLS {
+	t.Helper()
+	if _, _, err := ca.Issue(filepath.Base(dir), nil, time.Now(), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	own, err := auth.LoadTLS(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return own
+}
+
+// GetRequestMetadata sends the token with every call.
+func (d *deployment) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + d.token}, nil
+}
+
+// RequireTransportSecurity says that it is never sent in plain text.
+func (*deployment) RequireTransportSecurity() bool { return true }
+
 func tail(s string, lines int) string {
 	all := strings.Split(s, "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
@@ -234,7 +285,7 @@ func freeAddr(t *testing.T) string {
 func (d *deployment) dial(t *testing.T, service string, i int) *grpc.ClientConn {
 	t.Helper()
 	c, err := grpc.NewClient(d.procs[service][i].addr, append(app.ClientOptions(),
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))...)
+		grpc.WithTransportCredentials(credentials.NewTLS(d.ca.Client(service))), grpc.WithPerRPCCredentials(d), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))...)
 	if err != nil {
 		t.Fatal(err)
 	}

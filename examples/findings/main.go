@@ -1,5 +1,6 @@
 // Findings asks the API for the dearest open findings: what another team's
-// service would do.
+// service would do. It calls with the token that "nightshift up" leaves in its
+// data directory, or the one in NIGHTSHIFT_TOKEN.
 //
 //	go run ./examples/findings
 package main
@@ -9,10 +10,12 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
 )
@@ -30,6 +33,13 @@ func main() {
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	token := os.Getenv("NIGHTSHIFT_TOKEN")
+	if b, err := os.ReadFile(".nightshift/token"); token == "" && err == nil {
+		token = strings.TrimSpace(string(b))
+	}
+	if token != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	}
 	resp, err := findingv1.NewFindingServiceClient(conn).ListFindings(ctx, &findingv1.ListFindingsRequest{
 		Filter:   `state != "RESOLVED" AND state != "EXEMPT" AND severity >= "MEDIUM"`,
 		OrderBy:  "monthly_cost desc",

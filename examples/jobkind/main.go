@@ -3,7 +3,7 @@
 // per host, and counts those that expire soon. Schedules, runs, retries,
 // cancelling and the rest come from Nightshift. Beside `make run`:
 //
-//	go run ./examples/jobkind
+//	NIGHTSHIFT_TOKEN_FILE=.nightshift/token go run ./examples/jobkind
 //	nightshift jobs create certs --kind certificates --schedule "@daily" --param hosts=example.com,example.org:8443 --param days=30
 //	nightshift jobs run certs --watch
 //

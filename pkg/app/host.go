@@ -179,6 +179,9 @@ func (h *Host) dial(caller auth.Principal, service string) grpc.ClientConnInterf
 			}))
 		}
 	}
+	if s := h.opts.Security; !hosted && s.TLS == nil && s.TokenFile != "" {
+		opts = append(opts, grpc.WithPerRPCCredentials(fileToken{s.TokenFile, target}))
+	}
 	opts = append(opts, grpc.WithTransportCredentials(transport), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	c, err := grpc.NewClient(target, opts...)
 	if err != nil {

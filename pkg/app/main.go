@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -88,11 +89,15 @@ func serve(def Definition, lookup func(string) (string, bool)) error {
 	if err != nil {
 		return err
 	}
+	events := bus.Config{URL: cfg.NATSURL, Replicas: cfg.Replicas}
+	if strings.Contains(cfg.NATSURL, "tls://") {
+		events.TLS = security.ServiceTLS()
+	}
 	host, err := Start(ctx, Options{
 		Definitions: []Definition{def},
 		Listen:      func(string) string { return listenAddr(def, cfg) },
 		Security:    security,
-		Bus:         bus.Config{URL: cfg.NATSURL, Replicas: cfg.Replicas},
+		Bus:         events,
 		Lookup:      lookup,
 		Log:         log,
 		StopTimeout: cfg.StopTimeout,

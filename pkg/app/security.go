@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
 	authv1 "nightshift.dev/gen/nightshift/auth/v1"
@@ -28,6 +32,9 @@ type Security struct {
 	Tokens bool
 	// OIDC is an identity provider whose tokens are taken, too; nil: none.
 	OIDC *auth.OIDC
+	// TokenFile holds a token for the others on this machine, where they have no
+	// TLS and ask for one; empty: none.
+	TokenFile string
 	// Insecure allows to listen beyond this machine without TLS.
 	Insecure bool
 }
@@ -38,7 +45,7 @@ func (s Security) open() bool { return s.TLS == nil && !s.Tokens }
 // Security reads what the process was told. service is whose certificate there
 // must be.
 func (c Config) Security(service string, log *slog.Logger) (s Security, err error) {
-	s.Insecure = c.Insecure
+	s.Insecure, s.TokenFile = c.Insecure, c.TokenFile
 	if s.OIDC, err = auth.NewOIDC(c.OIDCConfig, time.Now); err != nil {
 		return s, err
 	}
@@ -98,6 +105,23 @@ func (s Security) transport(service string) credentials.TransportCredentials {
 	}
 	return credentials.NewTLS(s.TLS.Client(service))
 }
+
+// fileToken is sent with every call to a service without TLS on this machine.
+type fileToken struct{ path, target string }
+
+// GetRequestMetadata reads the file each time: there may be another token in it.
+func (f fileToken) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	if !auth.IsLoopback(f.target) {
+		return nil, status.Errorf(codes.Unauthenticated, "the token in NIGHTSHIFT_TOKEN_FILE is not sent to %s in plain text; use NIGHTSHIFT_TLS_DIR", f.target)
+	}
+	b, err := os.ReadFile(f.path)
+	if err != nil {
+		return nil, status.Errorf(codes.Unavailable, "NIGHTSHIFT_TOKEN_FILE: %v", err)
+	}
+	return map[string]string{"authorization": "Bearer " + strings.TrimSpace(string(b))}, nil
+}
+
+func (fileToken) RequireTransportSecurity() bool { return false }
 
 // ageLimit ends connections, so that certificates are shown anew. Clients
 // connect again and notice nothing.

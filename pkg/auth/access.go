@@ -123,6 +123,15 @@ func (p Principal) Require(account string) error {
 	return denied("ACCOUNT_OUT_OF_SCOPE", "the caller may see only %s", strings.Join(p.Accounts, ", "))
 }
 
+// RequireRole is the error of one who may call a method, but for this needs a
+// higher role.
+func (p Principal) RequireRole(role authv1.Role, what string) error {
+	if p.Kind == auditv1.PrincipalKind_PRINCIPAL_KIND_ANONYMOUS || p.Role >= role {
+		return nil
+	}
+	return denied("ROLE_TOO_LOW", "%s needs the role %s, and the caller is %s", what, RoleName(role), Describe(p))
+}
+
 // forService tells whether p is a service that the method is meant for.
 func (m *Method) forService(p Principal) bool {
 	return isService(p) && (slices.Contains(m.Access.GetServices(), p.Name) || slices.Contains(m.Access.GetServices(), "*"))

@@ -84,6 +84,9 @@ func NewOIDC(cfg OIDCConfig, now func() time.Time) (*OIDC, error) {
 	return o, nil
 }
 
+// tooMany says that the provider was asked for its keys a moment ago.
+const tooMany = "too many questions to the identity provider"
+
 // limited is a transport that refuses what comes too fast.
 type limited struct {
 	limit *rate.Limiter
@@ -92,7 +95,7 @@ type limited struct {
 
 func (l *limited) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !l.limit.Allow() {
-		return nil, errors.New("too many questions to the identity provider")
+		return nil, errors.New(tooMany)
 	}
 	return l.next.RoundTrip(r)
 }
@@ -156,7 +159,7 @@ func (o *OIDC) verify(ctx context.Context, raw string) (Principal, error) {
 	case err == nil:
 	case errors.As(err, &expired):
 		return Principal{}, unauthenticated("TOKEN_EXPIRED", "the token has expired at %s; log in again", expired.Expiry.UTC().Format(time.RFC3339))
-	case strings.Contains(err.Error(), "fetching keys"):
+	case strings.Contains(err.Error(), "fetching keys") && !strings.Contains(err.Error(), tooMany): // go-oidc keeps no types
 		return Principal{}, o.away(err)
 	default:
 		return Principal{}, unauthenticated("TOKEN_INVALID", "the token is not valid: it must be signed by %s and be for %q", o.cfg.Issuer, o.cfg.Audience).Wrap(err)

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	authv1 "nightshift.dev/gen/nightshift/auth/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
 	"nightshift.dev/pkg/app"
 	"nightshift.dev/pkg/auth"
@@ -293,10 +294,22 @@ func (s *Service) DeleteJob(ctx context.Context, req *jobv1.DeleteJobRequest) (*
 	}
 }
 
+// mayOverlay refuses parameters that decide what is deleted: an operator runs
+// cleanup by its rules, and an admin makes those.
+func mayOverlay(ctx context.Context, job *jobv1.Job, parameters map[string]string) error {
+	if job.GetKind() != "cleanup" || len(parameters) == 0 {
+		return nil
+	}
+	return auth.From(ctx).RequireRole(authv1.Role_ROLE_ADMIN, "cleaning up by other parameters than the job's")
+}
+
 // RunJob asks for a run now.
 func (s *Service) RunJob(ctx context.Context, req *jobv1.RunJobRequest) (*jobv1.RunJobResponse, error) {
 	e, err := s.get(ctx, req.GetName())
 	if err != nil {
+		return nil, err
+	}
+	if err := mayOverlay(ctx, e.Value, req.GetParameters()); err != nil {
 		return nil, err
 	}
 	id := req.GetRequestId()
@@ -342,6 +355,9 @@ func (s *Service) BackfillJob(ctx context.Context, req *jobv1.BackfillJobRequest
 	}
 	e, err := s.get(ctx, req.GetName())
 	if err != nil {
+		return nil, err
+	}
+	if err := mayOverlay(ctx, e.Value, req.GetParameters()); err != nil {
 		return nil, err
 	}
 	times, err := parseTimetable(e.Value, "job.")

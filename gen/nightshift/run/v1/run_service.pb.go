@@ -1549,17 +1549,17 @@ const file_nightshift_run_v1_run_service_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x02id\"q\n" +
 	"\x10WatchRunResponse\x12(\n" +
 	"\x03run\x18\x01 \x01(\v2\x16.nightshift.run.v1.RunR\x03run\x123\n" +
-	"\x06scopes\x18\x02 \x03(\v2\x1b.nightshift.run.v1.RunScopeR\x06scopes2\xab\t\n" +
+	"\x06scopes\x18\x02 \x03(\v2\x1b.nightshift.run.v1.RunScopeR\x06scopes2\xc1\t\n" +
 	"\n" +
-	"RunService\x12\\\n" +
-	"\bStartRun\x12\".nightshift.run.v1.StartRunRequest\x1a#.nightshift.run.v1.StartRunResponse\"\a\xda\xe2\x18\x03\x12\x01*\x12Y\n" +
-	"\aPlanRun\x12!.nightshift.run.v1.PlanRunRequest\x1a\".nightshift.run.v1.PlanRunResponse\"\a\xda\xe2\x18\x03\x12\x01*\x12Y\n" +
-	"\aFailRun\x12!.nightshift.run.v1.FailRunRequest\x1a\".nightshift.run.v1.FailRunResponse\"\a\xda\xe2\x18\x03\x12\x01*\x12b\n" +
+	"RunService\x12`\n" +
+	"\bStartRun\x12\".nightshift.run.v1.StartRunRequest\x1a#.nightshift.run.v1.StartRunResponse\"\v\xda\xe2\x18\a\b\x03\x12\x01*(\x01\x12]\n" +
+	"\aPlanRun\x12!.nightshift.run.v1.PlanRunRequest\x1a\".nightshift.run.v1.PlanRunResponse\"\v\xda\xe2\x18\a\b\x03\x12\x01*(\x01\x12]\n" +
+	"\aFailRun\x12!.nightshift.run.v1.FailRunRequest\x1a\".nightshift.run.v1.FailRunResponse\"\v\xda\xe2\x18\a\b\x03\x12\x01*(\x01\x12f\n" +
 	"\n" +
-	"StartScope\x12$.nightshift.run.v1.StartScopeRequest\x1a%.nightshift.run.v1.StartScopeResponse\"\a\xda\xe2\x18\x03\x12\x01*\x12_\n" +
-	"\tBeatScope\x12#.nightshift.run.v1.BeatScopeRequest\x1a$.nightshift.run.v1.BeatScopeResponse\"\a\xda\xe2\x18\x03\x12\x01*\x12b\n" +
+	"StartScope\x12$.nightshift.run.v1.StartScopeRequest\x1a%.nightshift.run.v1.StartScopeResponse\"\v\xda\xe2\x18\a\b\x03\x12\x01*(\x01\x12a\n" +
+	"\tBeatScope\x12#.nightshift.run.v1.BeatScopeRequest\x1a$.nightshift.run.v1.BeatScopeResponse\"\t\xda\xe2\x18\x05\b\x03\x12\x01*\x12f\n" +
 	"\n" +
-	"RetryScope\x12$.nightshift.run.v1.RetryScopeRequest\x1a%.nightshift.run.v1.RetryScopeResponse\"\a\xda\xe2\x18\x03\x12\x01*\x12`\n" +
+	"RetryScope\x12$.nightshift.run.v1.RetryScopeRequest\x1a%.nightshift.run.v1.RetryScopeResponse\"\v\xda\xe2\x18\a\b\x03\x12\x01*(\x01\x12`\n" +
 	"\tCancelRun\x12#.nightshift.run.v1.CancelRunRequest\x1a$.nightshift.run.v1.CancelRunResponse\"\b\xda\xe2\x18\x04\b\x02(\x01\x12]\n" +
 	"\bRetryRun\x12\".nightshift.run.v1.RetryRunRequest\x1a#.nightshift.run.v1.RetryRunResponse\"\b\xda\xe2\x18\x04\b\x02(\x01\x12U\n" +
 	"\x06GetRun\x12 .nightshift.run.v1.GetRunRequest\x1a!.nightshift.run.v1.GetRunResponse\"\x06\xda\xe2\x18\x02\b\x01\x12l\n" +
