@@ -3,6 +3,7 @@ package services_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net"
 	"net/http/httptest"
@@ -23,6 +24,7 @@ import (
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/bus"
 	"nightshift.dev/pkg/devstack"
 	"nightshift.dev/pkg/devstack/devtest"
 	"nightshift.dev/pkg/simaws"
@@ -30,7 +32,8 @@ import (
 )
 
 // The services as separate processes, two of each, on one NATS and one
-// Postgres: what a deployment is.
+// Postgres: what a deployment is. Each has a NATS user of its own, and none may
+// do more there than it has to.
 func TestSeparateBinaries(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -141,13 +144,21 @@ func deploy(ctx context.Context, t *testing.T) *deployment {
 	d := &deployment{begun: time.Now(), estate: simaws.Generate(simaws.Options{Seed: 11, Accounts: 2, Regions: 2, Resources: 400}), procs: map[string][]*process{}}
 	cloud := httptest.NewServer(simaws.New(d.estate, simaws.Config{}))
 	t.Cleanup(cloud.Close)
-	nats, err := devstack.NATS(devstack.NATSOptions{Listen: "127.0.0.1:0"})
+	passwords := map[string]string{}
+	for _, u := range bus.Users() {
+		passwords[u.Name] = rand.Text()
+	}
+	users, err := bus.ServerConfig(passwords)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nats, err := devstack.NATS(devstack.NATSOptions{Listen: "127.0.0.1:0", Include: users})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nats.Stop)
 	env := append(os.Environ(),
-		"NATS_URL="+nats.URL(), "DATABASE_URL="+devtest.DB(t, nil), "NIGHTSHIFT_LOG_LEVEL=debug",
+		"DATABASE_URL="+devtest.DB(t, nil), "NIGHTSHIFT_LOG_LEVEL=debug",
 		"AWS_ENDPOINT_URL="+cloud.URL, "AWS_ACCESS_KEY_ID="+simaws.DemoAccessKey, "AWS_SECRET_ACCESS_KEY="+simaws.FakeSecret,
 		"AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")
 	addrs := map[string][2]string{}
@@ -159,7 +170,7 @@ func deploy(ctx context.Context, t *testing.T) *deployment {
 		for i := range 2 {
 			p := &process{addr: addrs[def.Name][i], log: &lockedBuffer{}, done: make(chan struct{})}
 			p.cmd = exec.Command(filepath.Join(bin, def.Name))
-			p.cmd.Env = append(env[:len(env):len(env)], "NIGHTSHIFT_LISTEN="+p.addr)
+			p.cmd.Env = append(env[:len(env):len(env)], "NIGHTSHIFT_LISTEN="+p.addr, "NATS_URL="+strings.Replace(nats.URL(), "://", "://"+def.Name+":"+passwords[def.Name]+"@", 1))
 			p.cmd.Stderr = p.log
 			if err := p.cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -168,6 +179,11 @@ func deploy(ctx context.Context, t *testing.T) *deployment {
 			t.Cleanup(func() {
 				_ = p.cmd.Process.Kill()
 				<-p.done
+				for _, never := range []string{passwords[def.Name], "ermissions violation", "_REFUSED"} {
+					if said := p.log.String(); strings.Contains(said, never) {
+						t.Errorf("the log of %s %d has %q", def.Name, i, never)
+					}
+				}
 				if t.Failed() {
 					t.Logf("%s %d:\n%s", def.Name, i, tail(p.log.String(), 60))
 				}

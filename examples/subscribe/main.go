@@ -1,9 +1,10 @@
 // Subscribe prints the life of findings as it happens: what another team's
-// service would do. It needs nothing of Nightshift but the generated messages.
+// service would do.
 //
-//	go run ./examples/subscribe                 # every transition from now on
-//	go run ./examples/subscribe 'FindingOpened.security.critical.>'
-//	go run ./examples/subscribe -durable my-service 'FindingOpened.waste.>'
+//	go run ./examples/subscribe                          # every transition from now on
+//	go run ./examples/subscribe FindingOpened.security.critical
+//	go run ./examples/subscribe -since 24h FindingOpened # the last day again, and then what comes
+//	go run ./examples/subscribe -durable my-service FindingOpened.waste
 //
 // With -durable the server remembers where my-service is: what happens while
 // it is down is delivered when it is back.
@@ -13,123 +14,134 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"log"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
+	"sync"
+	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	findingv1 "nightshift.dev/gen/nightshift/finding/v1"
+	"nightshift.dev/pkg/bus"
 )
 
-// transition is what all four events of a finding have.
+// transition is what all these events have.
 type transition interface {
 	proto.Message
 	GetFinding() *findingv1.Finding
 	GetTransition() *findingv1.Transition
 }
 
-// events by the name in their subject.
-var events = map[string]func() transition{
-	"FindingOpened":   func() transition { return &findingv1.FindingOpened{} },
-	"FindingChanged":  func() transition { return &findingv1.FindingChanged{} },
-	"FindingResolved": func() transition { return &findingv1.FindingResolved{} },
-	"FindingReopened": func() transition { return &findingv1.FindingReopened{} },
+// events are those this example knows, by name.
+var events = map[string]func(context.Context, *bus.Bus, *printer, []bus.Option) error{
+	"FindingOpened":         subscribe[*findingv1.FindingOpened],
+	"FindingChanged":        subscribe[*findingv1.FindingChanged],
+	"FindingResolved":       subscribe[*findingv1.FindingResolved],
+	"FindingReopened":       subscribe[*findingv1.FindingReopened],
+	"FindingExempted":       subscribe[*findingv1.FindingExempted],
+	"FindingAcknowledged":   subscribe[*findingv1.FindingAcknowledged],
+	"FindingUnacknowledged": subscribe[*findingv1.FindingUnacknowledged],
+	"FindingAssigned":       subscribe[*findingv1.FindingAssigned],
+	"FindingCommented":      subscribe[*findingv1.FindingCommented],
 }
 
 func main() {
 	log.SetFlags(0)
-	url := flag.String("url", env("NATS_URL", "nats://127.0.0.1:4222"), "where NATS is; `nightshift up` prints it")
-	durable := flag.String("durable", "", "name under which the server remembers what was handled")
-	all := flag.Bool("all", false, "begin with the oldest event kept, not with the next one")
-	flag.Parse()
-
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *url, *durable, *all, flag.Args()); err != nil {
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, url, durable string, all bool, wanted []string) error {
-	nc, err := nats.Connect(url, nats.Name("subscribe example"))
-	if err != nil {
-		return fmt.Errorf("connect to %s: %w", url, err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
+func run(ctx context.Context, args []string, out io.Writer) error {
+	f := flag.NewFlagSet("subscribe", flag.ContinueOnError)
+	url := f.String("url", env("NATS_URL", "nats://127.0.0.1:4222"), "where NATS is; `nightshift up` prints it")
+	durable := f.String("durable", "", "name under which the server remembers what was handled")
+	since := f.String("since", "", "begin with what happened since then: 36h, or 2026-03-01T06:00:00Z")
+	all := f.Bool("all", false, "begin with the oldest event that is kept")
+	if err := f.Parse(args); err != nil {
 		return err
 	}
-
-	const prefix = "nightshift.finding.v1."
-	subjects := []string{}
-	for _, w := range wanted {
-		subjects = append(subjects, prefix+w)
-	}
-	if len(subjects) == 0 {
-		for name := range events {
-			subjects = append(subjects, prefix+name+".>")
-		}
-	}
-	cfg := jetstream.ConsumerConfig{
-		Durable:        durable,
-		FilterSubjects: subjects,
-		AckPolicy:      jetstream.AckExplicitPolicy,
-		DeliverPolicy:  jetstream.DeliverNewPolicy,
-	}
-	if all {
-		cfg.DeliverPolicy = jetstream.DeliverAllPolicy
-	}
-	consumer, err := js.CreateOrUpdateConsumer(ctx, "NIGHTSHIFT_FINDING", cfg)
-	if err != nil {
-		return fmt.Errorf("subscribe: %w", err)
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		return err
-	}
-	go func() { <-ctx.Done(); messages.Stop() }()
-
-	log.Printf("listening on %s for %s", url, strings.Join(subjects, ", "))
-	for {
-		m, err := messages.Next()
+	var opts []bus.Option
+	switch {
+	case *all:
+		opts = append(opts, bus.All())
+	case *since != "":
+		at, err := when(*since)
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
 			return err
 		}
-		name, _, _ := strings.Cut(strings.TrimPrefix(m.Subject(), prefix), ".")
-		newEvent, ok := events[name]
+		opts = append(opts, bus.Since(at))
+	}
+	if *durable != "" {
+		opts = append(opts, bus.Durable(*durable))
+	}
+	wanted := f.Args()
+	if len(wanted) == 0 {
+		wanted = slices.Sorted(maps.Keys(events))
+	}
+
+	b, err := bus.Dial(ctx, bus.Config{URL: *url, Service: "subscribe-example"})
+	if err != nil {
+		return err
+	}
+	defer b.Close(context.WithoutCancel(ctx))
+	p := &printer{out: out}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, w := range wanted {
+		tokens := strings.Split(w, ".")
+		begin, ok := events[tokens[0]]
 		if !ok {
-			_ = m.Term() // an event this example does not know
-			continue
+			return fmt.Errorf("%s is none of %s", tokens[0], strings.Join(slices.Sorted(maps.Keys(events)), ", "))
 		}
-		e := newEvent()
-		if err := proto.Unmarshal(m.Data(), e); err != nil {
-			log.Printf("%s: %v", m.Subject(), err)
-			_ = m.Term()
-			continue
-		}
-		// Events arrive at least once. The CloudEvents id is the same each
-		// time: a service that must not act twice remembers it.
-		f := e.GetFinding()
+		g.Go(func() error { return begin(ctx, b, p, append(slices.Clone(opts), bus.Filter(tokens[1:]...))) })
+	}
+	return g.Wait()
+}
+
+func subscribe[T transition](ctx context.Context, b *bus.Bus, p *printer, opts []bus.Option) error {
+	return bus.Subscribe(ctx, b, func(_ context.Context, m *bus.Message[T]) error {
+		// Events arrive at least once. The id is the same each time: a service
+		// that must not act twice keeps it, in the transaction in which it acts.
+		f := m.Body.GetFinding()
 		cost := "cost unknown"
 		if c := f.GetMonthlyCost(); c != nil {
 			cost = fmt.Sprintf("$%.2f a month", c.GetHigh())
 		}
 		// Names come from AWS tags, so they are quoted: they can hold anything.
-		fmt.Printf("%-16s %-8s %s %s %s %q: %s (%s)\n", name,
+		// An error would bring the event back.
+		return p.print("%s %-15s %-8s %s %s %s %q: %s (%s)\n", m.Time.Format(time.RFC3339), m.Body.ProtoReflect().Descriptor().Name(),
 			strings.TrimPrefix(f.GetSeverity().String(), "SEVERITY_"), f.GetResource().GetAccount(), f.GetResource().GetRegion(),
-			f.GetRuleId(), f.GetResource().GetId(), cost, m.Headers().Get("ce-id"))
-		if err := m.Ack(); err != nil {
-			return err
-		}
+			f.GetRuleId(), f.GetResource().GetId(), cost, m.ID)
+	}, opts...)
+}
+
+// printer prints for all subscriptions, one line at a time.
+type printer struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func (p *printer) print(format string, args ...any) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, err := fmt.Fprintf(p.out, format, args...)
+	return err
+}
+
+// when reads a time, or how long ago it was.
+func when(s string) (time.Time, error) {
+	if ago, err := time.ParseDuration(s); err == nil {
+		return time.Now().Add(-ago), nil
 	}
+	return time.Parse(time.RFC3339, s)
 }
 
 func env(name, otherwise string) string {

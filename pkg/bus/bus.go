@@ -13,7 +13,9 @@
 package bus
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,6 +38,9 @@ type Config struct {
 	// Service is the name of the connecting service; its consumers and its
 	// messages carry it.
 	Service string
+	// TLS has the connection encrypted, with these authorities and this
+	// certificate. Nil: as the URL says.
+	TLS *tls.Config
 	// Options are further NATS options, such as those of an in-process server.
 	Options []nats.Option
 	// Replicas is how many servers keep each stream. 0 keeps what is, and
@@ -51,6 +56,9 @@ type Config struct {
 // ErrConflict says that something else was written first: read it and decide
 // again.
 var ErrConflict = errors.New("something else was written first")
+
+// errNotYet says that something is missing that somebody else makes.
+var errNotYet = errors.New("it is not there yet")
 
 // Bus is a service's connection to the bus.
 type Bus struct {
@@ -74,10 +82,27 @@ type Bus struct {
 	cut       context.CancelFunc
 }
 
-// Connect connects and brings the streams up to date. It waits for a server
+// Connect connects and brings the streams up to date. Where the server has
+// users with rights, one service does that, and the others wait until what they
+// need is there. It waits for a server
 // that is not there yet, for as long as ctx lasts. It fails at once when the
 // server refuses the login, or when a stream that exists cannot be used.
 func Connect(ctx context.Context, cfg Config) (*Bus, error) {
+	b, err := Dial(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.patiently(ctx, "reconciling streams", b.reconcile); err != nil {
+		b.nc.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// Dial connects and leaves the bus as it is: for those who Subscribe, and are
+// no service of ours. It waits for a server that is not there yet, for as long
+// as ctx lasts.
+func Dial(ctx context.Context, cfg Config) (*Bus, error) {
 	b, err := prepare(cfg)
 	if err != nil {
 		return nil, err
@@ -86,10 +111,6 @@ func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 		return nil, fmt.Errorf("bus: metrics: %w", err)
 	}
 	if err := b.patiently(ctx, "connecting to NATS", b.dial); err != nil {
-		return nil, err
-	}
-	if err := b.patiently(ctx, "reconciling streams", b.reconcile); err != nil {
-		b.nc.Close()
 		return nil, err
 	}
 	return b, nil
@@ -120,9 +141,23 @@ func prepare(cfg Config) (*Bus, error) {
 	}, nil
 }
 
+// urlUser is the user that the URL names, or "".
+func (b *Bus) urlUser() string {
+	first, _, _ := strings.Cut(b.cfg.URL, ",")
+	u, err := url.Parse(strings.TrimSpace(first))
+	if err != nil {
+		return ""
+	}
+	return u.User.Username()
+}
+
+// ownUser says whether the service is the server's user of its name.
+func (b *Bus) ownUser() bool { return b.urlUser() == b.cfg.Service }
+
 func (b *Bus) dial(context.Context) error {
 	opts := []nats.Option{
 		nats.Name(b.cfg.Service),
+		nats.CustomInboxPrefix(inboxPrefix(cmp.Or(b.urlUser(), b.cfg.Service))),
 		nats.Timeout(5 * time.Second),
 		nats.MaxReconnects(-1),
 		nats.IgnoreAuthErrorAbort(), // a server that is being reconfigured refuses for a while
@@ -142,6 +177,9 @@ func (b *Bus) dial(context.Context) error {
 			b.log.Info("connection to NATS restored", "server", nc.ConnectedUrlRedacted())
 		}),
 	}
+	if b.cfg.TLS != nil {
+		opts = append(opts, nats.Secure(b.cfg.TLS.Clone()))
+	}
 	nc, err := nats.Connect(b.cfg.URL, append(opts, b.cfg.Options...)...)
 	if err != nil {
 		return fmt.Errorf("connecting to NATS: %w", err)
@@ -159,7 +197,7 @@ func (b *Bus) dial(context.Context) error {
 func (b *Bus) patiently(ctx context.Context, what string, do func(context.Context) error) error {
 	for attempt := 0; ; attempt++ {
 		try, cancel := context.WithTimeout(ctx, 10*time.Second)
-		err := do(try)
+		err := b.ask(try, "$JS.API.", do)
 		cancel()
 		if err == nil {
 			return nil
@@ -189,7 +227,7 @@ func passing(err error) bool {
 	}
 	for _, e := range []error{
 		context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoServers, nats.ErrNoResponders, jetstream.ErrNoStreamResponse,
-		nats.ErrReconnectBufExceeded, nats.ErrDisconnected, nats.ErrConnectionReconnecting, nats.ErrStaleConnection,
+		errNotYet, nats.ErrReconnectBufExceeded, nats.ErrDisconnected, nats.ErrConnectionReconnecting, nats.ErrStaleConnection,
 	} {
 		if errors.Is(err, e) {
 			return true
@@ -200,7 +238,9 @@ func passing(err error) bool {
 }
 
 func (b *Bus) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
-	b.refusals.tell(err)
+	if b.refusals.tell(err) {
+		return // somebody waits for it, and says so
+	}
 	if sub != nil {
 		b.log.Error("NATS reported an error", "error", err, "subscription", sub.Subject)
 		return
@@ -211,7 +251,11 @@ func (b *Bus) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
 // ServerTime is the server's clock, the one clock that all replicas of a
 // service share. The answer is as old as half of the time the call took.
 func (b *Bus) ServerTime(ctx context.Context) (time.Time, error) {
-	s, err := b.js.Stream(ctx, streams[0].Name)
+	var s jetstream.Stream
+	err := b.ask(ctx, "$JS.API.STREAM.", func(ctx context.Context) (err error) {
+		s, err = b.js.Stream(ctx, streams[0].Name)
+		return err
+	})
 	if err != nil {
 		return time.Time{}, unavailable("reading the server's clock", err)
 	}
@@ -252,6 +296,9 @@ func (b *Bus) Close(ctx context.Context) error {
 
 // unavailable wraps an error of NATS.
 func unavailable(doing string, err error) error {
+	if errors.Is(err, errs.PermissionDenied) {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s: %w", doing, err)
 	}

@@ -66,8 +66,32 @@ func (e *Event) Subject(m proto.Message) string { return subject(string(e.Name),
 // again has the same id, and no other fact of the stream has it.
 func (e *Event) MessageID(m proto.Message) string { return e.Short() + "/" + e.id(m) }
 
+// honest says whether a message is about the service, or kind of job, on whose
+// subject it was published. Rights are by subject: without this, who may speak
+// for itself could speak for others.
+func (e *Event) honest(subj string, m proto.Message) error {
+	if e.Tokens[0] != "service" && e.Tokens[0] != "kind" {
+		return nil
+	}
+	rest, _ := strings.CutPrefix(subj, string(e.Name)+".")
+	first, _, _ := strings.Cut(rest, ".")
+	if is := token(e.route(m)[0]); is != first {
+		return fmt.Errorf("was published for %q, and is about %q", first, is)
+	}
+	return nil
+}
+
 // Events is the catalog, in the order of streams and then of a run's life.
 func Events() []*Event { return slices.Clone(catalog) }
+
+// services are the names of those who publish and act on events.
+func services() (names []string) {
+	for _, e := range catalog {
+		names = append(append(names, e.Publishers...), e.Consumers...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
 
 // scanners are the services that handle jobs and scan scopes.
 var scanners = []string{"waste", "security"}

@@ -26,17 +26,19 @@ import (
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
 )
 
-var update = flag.Bool("update", false, "write docs/events.md instead of comparing it")
+var update = flag.Bool("update", false, "write the generated files instead of comparing them")
 
 // comments reads the comments of messages and fields from the event protos,
 // by full name. Descriptors in compiled Go do not have them.
-func comments(t *testing.T) map[string]string {
+func comments(t *testing.T) map[string]string { return commentsOf(t, "*_event.proto") }
+
+func commentsOf(t *testing.T, pattern string) map[string]string {
 	t.Helper()
-	files, err := filepath.Glob("../../proto/nightshift/*/v1/*_event.proto")
+	files, err := filepath.Glob("../../proto/nightshift/*/v1/" + pattern)
 	if err != nil || len(files) < 4 {
 		t.Fatalf("event protos: %v, %v", files, err)
 	}
-	opens := regexp.MustCompile(`^message (\w+) \{`)
+	opens := regexp.MustCompile(`^(?:message|enum) (\w+) \{`)
 	field := regexp.MustCompile(`^\s+(?:repeated |optional )?[\w.<>, ]+ (\w+) = \d+`)
 	out := map[string]string{}
 	for _, f := range files {
@@ -244,8 +246,55 @@ Headers are CloudEvents 1.0 in binary mode, ` + "`content-type: application/prot
 | ` + "`ce-subject`" + ` | the routing tokens, joined by ` + "`/`" + ` |
 | ` + "`traceparent`" + ` | W3C trace context of whoever published it |
 
-Delivery is at least once and in no particular order: act on what ` + "`ce-id`" + ` names once. Events are extended, never reshaped;
-ignore fields you do not know. To read along without taking anybody's share, make a consumer of your own on the stream.
+Events are extended, never reshaped: ignore fields, and values of enums, that you do not know. [asyncapi.yaml](asyncapi.yaml) is this page
+for machines, [events.binpb](events.binpb) has the descriptors of all messages for those who have no generated code. Both are
+generated, too.
+
+## Subscribe
+
+In Go, with ` + "`nightshift.dev/pkg/bus`" + `: ` + "`Dial`" + `, and ` + "`Subscribe`" + ` by type.
+
+` + "```go" + `
+b, err := bus.Dial(ctx, bus.Config{URL: os.Getenv("NATS_URL"), Service: "tickets"})
+// ...
+err = bus.Subscribe(ctx, b, func(ctx context.Context, m *bus.Message[*findingv1.FindingOpened]) error {
+	return openTicket(ctx, m.ID, m.Body.GetFinding()) // an error brings the event back
+}, bus.Durable("tickets"), bus.Filter("security", "critical"))
+` + "```" + `
+
+| to | say |
+|---|---|
+| begin with the next event | nothing |
+| replay from a point in time | ` + "`bus.Since(t)`" + `: the first event stored at t or later, and on from there |
+| replay everything that is kept | ` + "`bus.All()`" + ` |
+| go on after a restart where you were | ` + "`bus.Durable(name)`" + `; processes that use one name share the events |
+| replay under a durable name | ` + "`bus.Forget`" + `, then subscribe with ` + "`Since`" + `: a name that has begun goes on where it was |
+| give an event up | return ` + "`bus.Drop(err)`" + `; ` + "`bus.MaxAttempts(n)`" + ` does it after n failures |
+| have the event again later | return an error, or ` + "`bus.Later(d)`" + ` |
+| keep the order also when one fails | ` + "`bus.MaxPending(1)`" + ` with ` + "`Durable`" + `; without ` + "`Durable`" + ` it is so |
+
+In any other language, make a pull consumer of your own on the event's stream: one filter subject, explicit acknowledgement, and
+` + "`deliver_policy`" + ` new, all, or by_start_time for a replay. [examples/subscribe](../examples/subscribe/main.go) is a program in Go,
+[examples/subscribe-node](../examples/subscribe-node/subscribe.mjs) one in Node.js that uses nothing of ours. [nats.md](nats.md) says which user may
+read what.
+
+` + "```sh" + `
+go run ./examples/subscribe -since 24h FindingOpened.security.critical
+nats sub --stream NIGHTSHIFT_FINDING --since 24h 'nightshift.finding.v1.FindingOpened.security.critical.>'
+` + "```" + `
+
+## What is guaranteed
+
+- **At least once.** An event is written in the transaction that makes it true, and published until its stream has it. A durable
+  subscription gets it until it says that it is done, over restarts of everybody, as long as the stream keeps it.
+- **Once for each id, if you want.** The same fact has the same ` + "`ce-id`" + ` in every copy and every delivery. The stream drops copies that come
+  within 2 minutes. Who must not act twice keeps the ids it acted on, in the transaction in which it acts, for as long as the stream
+  keeps events.
+- **Order.** The stream has the events of one finding in the order in which they happened; those of one component, too; and what
+  a run did before ` + "`RunFinished`" + `. Across findings there is none. An event that is delivered again comes after later ones: compare
+  ` + "`transition.time`" + `, or keep the order as above.
+- **Kept** as long as the table says. Who was away longer asks the API for the state of things.
+- **Nobody waits for you.** A subscriber that is slow or away delays nobody else.
 
 ## Streams
 
@@ -283,17 +332,7 @@ ignore fields you do not know. To read along without taking anybody's share, mak
 			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", f.Name(), typeName(f), strings.ReplaceAll(about, "|", "\\|"))
 		}
 	}
-	const path = "../../docs/events.md"
-	if *update {
-		if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	have, err := os.ReadFile(path)
-	if err != nil || string(have) != b.String() {
-		t.Errorf("%s is not what the catalog and the protos say, run make generate: %v", path, err)
-	}
+	current(t, "../../docs/events.md", []byte(b.String()))
 }
 
 func typeName(f protoreflect.FieldDescriptor) string {

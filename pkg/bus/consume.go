@@ -118,10 +118,9 @@ func OnBatch[T proto.Message](b *Bus, limit int, handler func(ctx context.Contex
 
 func register[T proto.Message](b *Bus, batch int, handle func(context.Context, []*delivery) []error, opts []Option) {
 	e := eventFor[T]()
-	c := &consumer{
-		b: b, event: e, group: b.cfg.Service, batch: batch, workers: 1, maxPending: 1000, maxAttempts: 4, handle: handle,
-		decode: func(data []byte) (proto.Message, error) { return decode[T](data) },
-	}
+	c := consumerOf(b, e, b.cfg.Service)
+	c.batch, c.handle = batch, handle
+	c.decode = func(data []byte) (proto.Message, error) { return decode[T](data) }
 	for _, o := range opts {
 		o(c)
 	}
@@ -138,6 +137,11 @@ func register[T proto.Message](b *Bus, batch int, handle func(context.Context, [
 		panic(fmt.Sprintf("bus: %s is registered twice", c.name))
 	}
 	b.consumers = append(b.consumers, c)
+}
+
+// consumerOf is the consumer of a group, as it is without options.
+func consumerOf(b *Bus, e *Event, group string) *consumer {
+	return &consumer{b: b, event: e, group: group, name: group + "-" + e.Short(), batch: 1, workers: 1, maxPending: 1000, maxAttempts: 4}
 }
 
 func decode[T proto.Message](data []byte) (T, error) {
@@ -163,6 +167,9 @@ type consumer struct {
 	decode                                  func([]byte) (proto.Message, error)
 	handle                                  func(context.Context, []*delivery) []error
 	durable                                 jetstream.Consumer
+	// A subscription of somebody else: it keeps nothing of its own on the bus but its place in the stream.
+	foreign, keeps bool
+	from           time.Time
 }
 
 // delivery is a message in hand.
@@ -206,6 +213,12 @@ func (b *Bus) Run(ctx context.Context) error {
 			return err
 		}
 	}
+	return b.serve(ctx, hctx, cut, consumers)
+}
+
+// serve has the consumers at work until ctx ends, and their handlers until cut
+// has ended hctx.
+func (b *Bus) serve(ctx, hctx context.Context, cut context.CancelFunc, consumers []*consumer) error {
 	defer context.AfterFunc(ctx, func() {
 		if sleep(hctx, b.cfg.Grace) {
 			cut()
@@ -233,7 +246,7 @@ func (b *Bus) Run(ctx context.Context) error {
 const drainTime = 500 * time.Millisecond
 
 func (c *consumer) config() jetstream.ConsumerConfig {
-	return jetstream.ConsumerConfig{
+	cfg := jetstream.ConsumerConfig{
 		Durable:        c.name,
 		Description:    c.event.Short() + " for " + c.group,
 		FilterSubjects: []string{c.event.Filter(c.filter...), c.replaySubject()},
@@ -245,6 +258,13 @@ func (c *consumer) config() jetstream.ConsumerConfig {
 		// it leaves behind without a word. Its own back-off would shorten AckWait to the first step.
 		MaxDeliver: -1,
 	}
+	if c.foreign {
+		// The server can tell who may read what only from a filter that is by itself.
+		cfg.FilterSubject, cfg.FilterSubjects = cfg.FilterSubjects[0], nil
+		cfg.DeliverPolicy, cfg.OptStartTime = c.start()
+		cfg.InactiveThreshold = forgetAfter
+	}
+	return cfg
 }
 
 // replaySubject brings dead letters back to this consumer and no other.
@@ -258,6 +278,9 @@ func subjectOfReplay(stream, consumer string) string {
 func (c *consumer) reconcile(ctx context.Context) error {
 	want := c.config()
 	have, err := c.b.js.Consumer(ctx, c.event.Stream, c.name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) && c.b.guest() && !c.foreign {
+		return missing("consumer " + c.name)
+	}
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		c.durable, err = c.b.js.CreateConsumer(ctx, c.event.Stream, want)
 		if err == nil {
@@ -273,24 +296,37 @@ func (c *consumer) reconcile(ctx context.Context) error {
 		return fmt.Errorf("looking at consumer %s: %w", c.name, err)
 	}
 	cfg := have.CachedInfo().Config
-	if cfg.DeliverPolicy != want.DeliverPolicy || cfg.AckPolicy != want.AckPolicy {
+	if cfg.DeliverPolicy != want.DeliverPolicy && !c.foreign || cfg.AckPolicy != want.AckPolicy {
 		return errs.New(errs.FailedPrecondition, "CONSUMER_INCOMPATIBLE",
 			"consumer %s of stream %s delivers from %q with acks %q and would have to deliver from %q with acks %q; it is not made anew, because its place in the stream would be lost: remove it by hand and start again",
 			c.name, c.event.Stream, cfg.DeliverPolicy, cfg.AckPolicy, want.DeliverPolicy, want.AckPolicy)
 	}
 	if cfg.Description == want.Description && cfg.AckWait == want.AckWait && cfg.MaxDeliver == want.MaxDeliver &&
-		cfg.MaxAckPending == want.MaxAckPending && slices.Equal(cfg.FilterSubjects, want.FilterSubjects) {
+		cfg.MaxAckPending == want.MaxAckPending && slices.Equal(filters(cfg), filters(want)) {
+		c.durable = have
+		return nil
+	}
+	if c.b.guest() && !c.foreign {
+		c.b.log.Warn("consumer is not what this version declares; it is taken as it is until "+keeper+" of this version starts", "consumer", c.name)
 		c.durable = have
 		return nil
 	}
 	next := cfg
 	next.Description, next.AckWait, next.MaxDeliver, next.MaxAckPending = want.Description, want.AckWait, want.MaxDeliver, want.MaxAckPending
-	next.FilterSubject, next.FilterSubjects = "", want.FilterSubjects
+	next.FilterSubject, next.FilterSubjects = want.FilterSubject, want.FilterSubjects
 	if c.durable, err = c.b.js.UpdateConsumer(ctx, c.event.Stream, next); err != nil {
 		return fmt.Errorf("updating consumer %s: %w", c.name, err)
 	}
 	c.b.log.Info("consumer updated", "consumer", c.name)
 	return nil
+}
+
+// filters are the subjects a consumer selects.
+func filters(cfg jetstream.ConsumerConfig) []string {
+	if cfg.FilterSubject != "" {
+		return []string{cfg.FilterSubject}
+	}
+	return cfg.FilterSubjects
 }
 
 // work handles messages, one batch at a time, until ctx ends. A message is
@@ -413,12 +449,22 @@ func (c *consumer) open(ctx context.Context, msg jetstream.Msg) *delivery {
 		c.b.meter.redelivered.Add(ctx, 1, byConsumer(c.name))
 		d.attempt = max(1, d.deliveries()-c.uncounted(ctx, meta))
 	}
-	if t := h.Get(headerType); t != "" && t != string(c.event.Name) {
+	t := h.Get(headerType)
+	if t != "" && t != string(c.event.Name) {
 		c.bury(ctx, d, fmt.Errorf("is a %s, and %s is wanted here", t, c.event.Name))
 		return nil
 	}
 	if d.body, err = c.decode(msg.Data()); err != nil {
 		c.bury(ctx, d, fmt.Errorf("cannot be decoded as %s: %w", c.event.Name, err))
+		return nil
+	}
+	// Whoever may ask the server anything may have the answer sent to any subject: it is no event without its type.
+	if t == "" {
+		c.bury(ctx, d, fmt.Errorf("does not say that it is a %s: the header %s is missing", c.event.Name, headerType))
+		return nil
+	}
+	if err := c.event.honest(d.subject, d.body); err != nil {
+		c.bury(ctx, d, err)
 		return nil
 	}
 	if d.attempt > c.maxAttempts {
@@ -535,6 +581,9 @@ func (c *consumer) laterKey(meta *jetstream.MsgMetadata) string {
 }
 
 func (c *consumer) notCounted(ctx context.Context, meta *jetstream.MsgMetadata) {
+	if c.foreign {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	n := 0
@@ -547,6 +596,9 @@ func (c *consumer) notCounted(ctx context.Context, meta *jetstream.MsgMetadata) 
 }
 
 func (c *consumer) uncounted(ctx context.Context, meta *jetstream.MsgMetadata) int {
+	if c.foreign {
+		return 0
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	e, err := c.b.later.Get(ctx, c.laterKey(meta))
@@ -568,12 +620,20 @@ func (c *consumer) uncounted(ctx context.Context, meta *jetstream.MsgMetadata) i
 // consumer exists, in any service: what is published with them is acted on. A
 // consumer of every value does not count, since it only watches.
 func Handled[T proto.Message](ctx context.Context, b *Bus) ([]string, error) {
+	var values []string
 	e := eventFor[T]()
+	err := b.ask(ctx, "$JS.API.", func(ctx context.Context) (err error) {
+		values, err = b.handled(ctx, e)
+		return err
+	})
+	return values, err
+}
+
+func (b *Bus) handled(ctx context.Context, e *Event) (values []string, err error) {
 	s, err := b.js.Stream(ctx, e.Stream)
 	if err != nil {
 		return nil, unavailable("looking at stream "+e.Stream, err)
 	}
-	var values []string
 	list := s.ListConsumers(ctx)
 	for info := range list.Info() {
 		if info.Config.Durable == "" {

@@ -36,6 +36,13 @@ const reasonMax = 2000
 // bury stores a message as a dead letter and then ends its delivery. When it
 // cannot be stored the message stays where it is and comes again.
 func (c *consumer) bury(ctx context.Context, d *delivery, why error) {
+	if c.foreign {
+		c.b.log.Error("message is given up", "consumer", c.name, "id", d.id, "subject", d.subject, "attempts", d.attempt, "reason", why)
+		if c.keeps {
+			c.answer(d.msg.TermWithReason("given up"))
+		}
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	reason := headerText(why.Error())
@@ -183,7 +190,11 @@ func (l DeadLetters) Delete(ctx context.Context, id uint64) error {
 }
 
 func (l DeadLetters) stream(ctx context.Context) (jetstream.Stream, error) {
-	s, err := l.b.js.Stream(ctx, deadLetterStream)
+	var s jetstream.Stream
+	err := l.b.ask(ctx, "$JS.API.STREAM.", func(ctx context.Context) (err error) {
+		s, err = l.b.js.Stream(ctx, deadLetterStream)
+		return err
+	})
 	if err != nil {
 		return nil, unavailable("looking at stream "+deadLetterStream, err)
 	}

@@ -172,7 +172,7 @@ func TestReplayTwiceIsOnce(t *testing.T) {
 	}
 	// The half that was done: the message is in the stream again.
 	half := &nats.Msg{Subject: subjectOfReplay("NIGHTSHIFT_SCAN", "waste-ScopeRequested"), Data: raw.Data, Header: nats.Header{
-		jetstream.MsgIDHeader: {fmt.Sprintf("replay/%d", d.GetId())}, headerOriginalSubject: {d.GetSubject()},
+		jetstream.MsgIDHeader: {fmt.Sprintf("replay/%d", d.GetId())}, headerOriginalSubject: {d.GetSubject()}, headerType: raw.Header[headerType],
 	}}
 	if _, err := b.js.PublishMsg(t.Context(), half); err != nil {
 		t.Fatal(err)

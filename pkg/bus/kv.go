@@ -37,9 +37,7 @@ type Entry[T proto.Message] struct {
 func OpenKV[T proto.Message](ctx context.Context, b *Bus, bucket string) (*KV[T], error) {
 	kv := &KV[T]{b: b}
 	err := b.patiently(ctx, "opening bucket "+bucket, func(ctx context.Context) (err error) {
-		kv.kv, err = b.bucket(ctx, jetstream.KeyValueConfig{
-			Bucket: bucket, History: 1, MaxBytes: 256 * mib, Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas,
-		})
+		kv.kv, err = b.bucket(ctx, bucket)
 		return err
 	})
 	if err != nil {

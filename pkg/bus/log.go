@@ -16,11 +16,15 @@ func Last[T proto.Message](ctx context.Context, b *Bus, tokens ...string) (*Mess
 	if len(tokens) != len(e.Tokens) {
 		return nil, fmt.Errorf("bus: %s has the tokens %v, and %d were given", e.Short(), e.Tokens, len(tokens))
 	}
-	s, err := b.js.Stream(ctx, e.Stream)
-	if err != nil {
-		return nil, unavailable("looking at stream "+e.Stream, err)
-	}
-	raw, err := s.GetLastMsgForSubject(ctx, e.Filter(tokens...))
+	var raw *jetstream.RawStreamMsg
+	err := b.ask(ctx, "$JS.API.STREAM.", func(ctx context.Context) error {
+		s, err := b.js.Stream(ctx, e.Stream)
+		if err != nil {
+			return err
+		}
+		raw, err = s.GetLastMsgForSubject(ctx, e.Filter(tokens...))
+		return err
+	})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -194,13 +195,13 @@ func publishError(subject string, err error) error {
 // answer to that publish. Without it they would wait in vain.
 type refusals struct {
 	mu      sync.Mutex
-	waiting map[string]map[*refusal]struct{} // by subject
+	waiting map[string]map[*refusal]struct{} // by subject, or by how subjects begin
 }
 
 type refusal struct{ tell context.CancelCauseFunc }
 
-// wait has refuse called when a publish to the subject is refused, until the
-// returned function is called.
+// wait has refuse called when a publish to the subject is refused, or to one
+// that begins so when it ends with a dot, until the returned function is called.
 func (r *refusals) wait(subject string, refuse context.CancelCauseFunc) (done func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -219,19 +220,44 @@ func (r *refusals) wait(subject string, refuse context.CancelCauseFunc) (done fu
 	}
 }
 
-var refusedPublish = regexp.MustCompile(`(?i)permissions violation for publish to "([^"]+)"`)
+var (
+	refusedPublish = regexp.MustCompile(`(?i)permissions violation for publish to "([^"]+)"`)
+	refusedInbox   = regexp.MustCompile(`(?i)permissions violation for subscription to "_INBOX`)
+)
 
-func (r *refusals) tell(err error) {
+// tell tells those who wait, and whether there were any. Who may not hear
+// answers gets none to anything.
+func (r *refusals) tell(err error) (heard bool) {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
-		return
+		return false
 	}
-	m := refusedPublish.FindStringSubmatch(err.Error())
-	if m == nil {
-		return
+	var subject string
+	if m := refusedPublish.FindStringSubmatch(err.Error()); m != nil {
+		subject = m[1]
 	}
+	all := refusedInbox.MatchString(err.Error())
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for w := range r.waiting[m[1]] {
-		w.tell(err)
+	for s, waiting := range r.waiting {
+		if all || s == subject || strings.HasSuffix(s, ".") && strings.HasPrefix(subject, s) {
+			for w := range waiting {
+				w.tell(err)
+				heard = true
+			}
+		}
 	}
+	return heard
+}
+
+// ask does what asks the server something on subjects that begin so, and fails
+// with PERMISSION_DENIED when the server refuses to be asked.
+func (b *Bus) ask(ctx context.Context, prefix string, do func(context.Context) error) error {
+	ctx, refuse := context.WithCancelCause(ctx)
+	defer refuse(nil)
+	defer b.refusals.wait(prefix, refuse)()
+	err := do(ctx)
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, nats.ErrPermissionViolation) {
+		return errs.New(errs.PermissionDenied, "REQUEST_REFUSED", "the NATS server refuses a request of %s: %s; check the permissions of its user", b.cfg.Service, strings.TrimPrefix(cause.Error(), "nats: ")).Wrap(cause)
+	}
+	return err
 }

@@ -61,7 +61,15 @@ type ConsumerStatus struct {
 }
 
 // Status asks the server how the bus is. Nothing is changed.
-func (b *Bus) Status(ctx context.Context) (*Status, error) {
+func (b *Bus) Status(ctx context.Context) (st *Status, err error) {
+	err = b.ask(ctx, "$JS.API.", func(ctx context.Context) (err error) {
+		st, err = b.status(ctx)
+		return err
+	})
+	return st, err
+}
+
+func (b *Bus) status(ctx context.Context) (*Status, error) {
 	rtt, err := b.nc.RTT()
 	if err != nil {
 		return nil, unavailable("asking NATS for its state", err)
@@ -89,6 +97,9 @@ func (b *Bus) Status(ctx context.Context) (*Status, error) {
 		one := streamStatus(info, want)
 		consumers := s.ListConsumers(ctx)
 		for c := range consumers.Info() {
+			if c.Delivered.Consumer == 0 && c.NumWaiting == 0 && catalogued(want.Name, c.Name) {
+				continue // made for a service that never ran
+			}
 			one.Consumers = append(one.Consumers, ConsumerStatus{
 				Name: c.Name, Pending: c.NumPending, InHand: uint64(max(c.NumAckPending, 0)), Waiting: c.NumWaiting,
 			})

@@ -18,6 +18,7 @@ const (
 	deadLetterSubject = "nightshift.deadletter.v1.DeadLetter"
 	replaySubject     = "nightshift.replay"
 	laterBucket       = "NIGHTSHIFT_LATER"
+	jobsBucket        = "NIGHTSHIFT_JOBS"
 
 	day = 24 * time.Hour
 	mib = 1 << 20
@@ -96,26 +97,77 @@ func deliverFrom(stream string) jetstream.DeliverPolicy {
 	return jetstream.DeliverAllPolicy
 }
 
+// buckets are those that services find made; OpenKV makes others.
+var buckets = []jetstream.KeyValueConfig{
+	{Bucket: laterBucket, Description: "Deliveries that do not count as attempts.", TTL: 7 * day, MaxBytes: 16 * mib},
+	{Bucket: jobsBucket, Description: "Definitions of jobs.", History: 1, MaxBytes: 256 * mib},
+}
+
+// kept are the names of all streams there are, those of buckets included.
+func kept() (names []string) {
+	for _, s := range streams {
+		names = append(names, s.Name)
+	}
+	for _, b := range buckets {
+		names = append(names, "KV_"+b.Bucket)
+	}
+	return names
+}
+
+// guest says whether this service finds streams and consumers made, and may
+// make none: where it has a user of its own, one service makes them for all.
+func (b *Bus) guest() bool {
+	return b.ownUser() && b.cfg.Service != keeper && slices.Contains(services(), b.cfg.Service)
+}
+
+// missing is the error of what somebody else is to make.
+func missing(what string) error {
+	return fmt.Errorf("there is no %s; %s makes it, and %w", what, keeper, errNotYet)
+}
+
 // reconcile makes the streams what they are declared to be. What is missing is
 // created, what can be changed in place is changed; what would need a stream
-// to be made anew, and its messages with it, is refused.
-func (b *Bus) reconcile(ctx context.Context) error {
+// to be made anew, and its messages with it, is refused. A guest only waits
+// until what it needs is there.
+func (b *Bus) reconcile(ctx context.Context) (err error) {
+	var mine []string
+	if b.guest() {
+		mine = needs(b.cfg.Service)
+	}
 	for _, want := range streams {
+		if mine != nil && !slices.Contains(mine, want.Name) {
+			continue
+		}
 		want.Subjects = slices.Clone(want.Subjects)
 		if err := b.reconcileStream(ctx, want); err != nil {
 			return err
 		}
 	}
-	kv, err := b.bucket(ctx, jetstream.KeyValueConfig{
-		Bucket: laterBucket, Description: "Deliveries that do not count as attempts.",
-		TTL: 7 * day, MaxBytes: 16 * mib, Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas,
-	})
-	b.later = kv
-	return err
+	if b.later, err = b.bucket(ctx, laterBucket); err != nil || !b.ownUser() || b.cfg.Service != keeper {
+		return err
+	}
+	if _, err := b.bucket(ctx, jobsBucket); err != nil {
+		return err
+	}
+	for _, e := range catalog {
+		for _, service := range e.Consumers {
+			c := consumerOf(b, e, service)
+			if slices.Contains(workers, service) {
+				c.filter = []string{service}
+			}
+			if err := c.reconcile(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (b *Bus) reconcileStream(ctx context.Context, want jetstream.StreamConfig) error {
 	stream, err := b.js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) && b.guest() {
+		return missing("stream " + want.Name)
+	}
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		want.Replicas = max(b.cfg.Replicas, 1)
 		if _, err = b.js.CreateStream(ctx, want); err == nil {
@@ -145,6 +197,9 @@ func (b *Bus) reconcileStream(ctx context.Context, want jetstream.StreamConfig) 
 		return errs.New(errs.FailedPrecondition, "STREAM_INCOMPATIBLE",
 			"stream %s cannot be used and is not made anew, because its messages would be lost: %s; back it up, remove it by hand and start again",
 			want.Name, strings.Join(fixed, "; "))
+	}
+	if b.guest() {
+		return nil
 	}
 	next := have
 	// A newer version may have added subjects: an older one that starts beside it leaves them.
@@ -180,17 +235,24 @@ func unlimited(n int64) int64 {
 
 // bucket opens a bucket and creates it when there is none. One that exists is
 // taken as it is.
-func (b *Bus) bucket(ctx context.Context, cfg jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
-	kv, err := b.js.KeyValue(ctx, cfg.Bucket)
+func (b *Bus) bucket(ctx context.Context, name string) (jetstream.KeyValue, error) {
+	kv, err := b.js.KeyValue(ctx, name)
+	if errors.Is(err, jetstream.ErrBucketNotFound) && b.guest() {
+		return nil, missing("bucket " + name)
+	}
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		cfg.Replicas = max(cfg.Replicas, 1)
+		cfg := jetstream.KeyValueConfig{Bucket: name, History: 1, MaxBytes: 256 * mib}
+		if i := slices.IndexFunc(buckets, func(k jetstream.KeyValueConfig) bool { return k.Bucket == name }); i >= 0 {
+			cfg = buckets[i]
+		}
+		cfg.Storage, cfg.Replicas = jetstream.FileStorage, max(b.cfg.Replicas, 1)
 		kv, err = b.js.CreateKeyValue(ctx, cfg)
 		if errors.Is(err, jetstream.ErrBucketExists) {
-			kv, err = b.js.KeyValue(ctx, cfg.Bucket)
+			kv, err = b.js.KeyValue(ctx, name)
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("opening bucket %s: %w", cfg.Bucket, err)
+		return nil, fmt.Errorf("opening bucket %s: %w", name, err)
 	}
 	return kv, nil
 }

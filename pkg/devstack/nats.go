@@ -26,6 +26,9 @@ type NATSOptions struct {
 	// Listen is a loopback address such as 127.0.0.1:4222; port 0 takes a free one. Empty: no port at all, the only
 	// way in is Options. The server asks nobody for a password, so an address that others can reach is refused.
 	Listen string
+	// Include is a part of a server's configuration with the users that it lets in, such as bus.ServerConfig makes.
+	// Empty: everybody.
+	Include string
 	// Logger gets the server's warnings and errors. Nil: slog.Default.
 	Logger *slog.Logger
 }
@@ -49,6 +52,20 @@ func NATS(o NATSOptions) (_ *NATSServer, err error) {
 		JetStream:  true,
 		DontListen: o.Listen == "",
 		NoSigs:     true, // the process handles its own signals
+	}
+	if o.Include != "" {
+		dir, err := os.MkdirTemp("", "nightshift-nats-")
+		if err != nil {
+			return nil, fmt.Errorf("nats: %w", err)
+		}
+		defer os.RemoveAll(dir)
+		path := filepath.Join(dir, "include.conf")
+		if err := os.WriteFile(path, []byte(o.Include), 0o600); err != nil {
+			return nil, fmt.Errorf("nats: %w", err)
+		}
+		if err := opts.ProcessConfigFile(path); err != nil {
+			return nil, fmt.Errorf("nats: %w", err)
+		}
 	}
 	if o.Listen != "" {
 		if opts.Host, opts.Port, err = loopback(o.Listen); err != nil {

@@ -144,6 +144,7 @@ func (a *attempt) content() *content {
 		c.Note = "More has happened than the route lets through; this stands for all of it. \"nightshift findings list\" has every finding."
 	case notificationv1.MessageKind_MESSAGE_KIND_TEST:
 		c.Note = "Somebody tries whether messages of Nightshift arrive here. They do."
+	default: // the events say it all
 	}
 	if m.GetOpenFindings() > 0 && m.GetKind() != notificationv1.MessageKind_MESSAGE_KIND_DIGEST {
 		add("Still open", plain.Many(m.GetOpenFindings(), "finding", "findings")+" of this group")
@@ -177,6 +178,7 @@ func title(m *notificationv1.Message, items []item) string {
 		return worst + "summary of " + plain.Many(m.GetEvents(), "event", "events") + group
 	case notificationv1.MessageKind_MESSAGE_KIND_REMINDER:
 		return worst + "still open: " + plain.Many(m.GetOpenFindings(), "finding", "findings") + group
+	default: // what has happened
 	}
 	if m.GetEvents() <= 1 && len(items) == 1 {
 		t := items[0].Title

@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"net"
 	"net/http"
 	"net/mail"
 	"net/url"
@@ -85,7 +86,8 @@ type Sender struct {
 	from   *mail.Address
 	tls    *tls.Config
 	http   *http.Client
-	slots  chan struct{} // calls of shoutrrr on their way
+	dial   func(ctx context.Context, network, address string) (net.Conn, error) // to the mail server
+	slots  chan struct{}                                                        // calls of shoutrrr on their way
 }
 
 // New returns a sender. lookup tells a variable's value and whether it is set,
@@ -96,6 +98,7 @@ func New(cfg Config, lookup func(string) (string, bool)) (*Sender, error) {
 	s := &Sender{
 		cfg: cfg, lookup: lookup,
 		tls:   &tls.Config{MinVersion: tls.VersionTLS12},
+		dial:  (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		slots: make(chan struct{}, shoutrrrSlots),
 	}
 	s.http = s.client()

@@ -1,9 +1,6 @@
 package notify
 
-import (
-	"io"
-	"log"
-)
+import "log/slog"
 
 // quiet is for servers whose clients hang up on purpose.
-var quiet = log.New(io.Discard, "", 0)
+var quiet = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)

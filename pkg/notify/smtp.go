@@ -14,7 +14,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 )
 
 const (
@@ -104,7 +103,7 @@ func (a *attempt) deliver(ctx context.Context, to []string, raw []byte) (string,
 		return &Failure{Receiver: true, Detail: a.detail("%s: %s: %s", where, step, reason(err))}
 	}
 
-	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", where)
+	conn, err := a.dial(ctx, "tcp", where)
 	if err != nil {
 		return "", fail("connecting", err, false, true)
 	}
