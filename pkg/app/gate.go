@@ -80,8 +80,10 @@ func (g *gate) read(ctx context.Context, e *entrance, req any) error {
 // deny tells the audit log that a call was turned away. An error that says
 // that something is out of order is none of the caller's.
 func (g *gate) deny(ctx context.Context, e *entrance, err error) error {
-	if !errors.Is(err, errs.Unavailable) && ctx.Err() == nil {
-		g.audit.denied(ctx, e.call, err)
+	for _, denial := range []errs.Kind{errs.Unauthenticated, errs.PermissionDenied, errs.Unimplemented} {
+		if errors.Is(err, denial) { // also when the caller has not waited for it
+			g.audit.denied(ctx, e.call, err)
+		}
 	}
 	return err
 }

@@ -284,7 +284,7 @@ func TestAuditTampering(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx := t.Context()
-			dsn := devtest.DB(t, Migrate)
+			dsn := devtest.DB(t, migrated)
 			s, _ := replica(t, dsn)
 			var records []*auditv1.Record
 			for n := range 20 {
@@ -331,7 +331,7 @@ func TestAuditTampering(t *testing.T) {
 // once.
 func TestAuditChainProperty(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	replicas := make([]*Service, 2)
 	for i := range replicas {
 		replicas[i], _ = replica(t, dsn)

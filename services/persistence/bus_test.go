@@ -30,11 +30,11 @@ func TestOverTheBus(t *testing.T) {
 		}
 		return b
 	}
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	start := func() (s *Service, stop func()) {
 		t.Helper()
 		b := connect("persistence")
-		s, err := New(Config{DatabaseURL: dsn, Connections: 6}, quiet(), b, time.Now)
+		s, err := New(Config{DatabaseURL: as(RoleApp, dsn), Connections: 6}, quiet(), b, time.Now)
 		if err != nil {
 			t.Fatal(err)
 		}

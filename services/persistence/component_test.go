@@ -157,7 +157,7 @@ func TestComponentsThatAreGone(t *testing.T) {
 
 func TestReplicasRecordAtOnce(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	a, _ := replica(t, dsn)
 	b, _ := replica(t, dsn)
 	var all sync.WaitGroup
@@ -215,7 +215,7 @@ func TestLooksThatCannotBeKept(t *testing.T) {
 
 func TestHowTheDatabaseIs(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	s, _ := replica(t, dsn)
 	r, err := s.GetDatabase(t.Context(), &healthv1.GetDatabaseRequest{})
 	if err != nil {

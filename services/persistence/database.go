@@ -61,6 +61,14 @@ func (s *Service) connect(cfg Config) error {
 	params["work_mem"] = "32MB"
 	params["statement_timeout"] = fmt.Sprint(statementTimeout.Milliseconds())
 	params["idle_in_transaction_session_timeout"] = fmt.Sprint(frozenTimeout.Milliseconds())
+	s.owner = pc.ConnConfig
+	if cfg.MigrateURL != "" {
+		if s.owner, err = pgx.ParseConfig(cfg.MigrateURL); err != nil {
+			return errs.New(errs.InvalidArgument, "BAD_CONFIGURATION", "the configuration cannot be used").
+				Field("NIGHTSHIFT_MIGRATE_DATABASE_URL", "is not a Postgres URL or DSN")
+		}
+		s.owner.ConnectTimeout = pc.ConnConfig.ConnectTimeout
+	}
 	if s.pool, err = pgxpool.NewWithConfig(context.Background(), pc); err != nil {
 		return errs.New(errs.InvalidArgument, "BAD_CONFIGURATION", "Postgres cannot be used").Wrap(err)
 	}
@@ -72,7 +80,7 @@ func (s *Service) connect(cfg Config) error {
 // returns nil when ctx ends first.
 func (s *Service) prepare(ctx context.Context) error {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := migrate(ctx, s.pool.Config().ConnConfig)
+		err := migrate(ctx, s.owner)
 		if err == nil {
 			err = s.addPartitions(ctx)
 		}
@@ -121,7 +129,19 @@ func migrate(ctx context.Context, cc *pgx.ConnConfig) error {
 		return err
 	}
 	if _, err := p.Up(ctx); err != nil {
+		if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && pg.Code == "42501" {
+			return errs.New(errs.FailedPrecondition, "SCHEMA_OUTDATED",
+				"the schema is not up to date, and role %s may not change it: set NIGHTSHIFT_MIGRATE_DATABASE_URL, or run \"nightshift deploy postgres --migrate\"", cc.User).Wrap(err)
+		}
 		return fmt.Errorf("migrate: %w", err)
+	}
+	conn, err := pgx.ConnectConfig(ctx, cc)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if err := applyGrants(ctx, conn); err != nil {
+		return fmt.Errorf("rights of roles: %w", err)
 	}
 	return nil
 }
@@ -252,6 +272,7 @@ const (
 	partitionLock = 7306_0003 // the system log's partitions
 	exemptionLock = 7306_0004 // what exemptions there are
 	auditLock     = 7306_0009 // the end of the audit log
+	grantLock     = 7306_0010 // the rights of roles
 )
 
 // fault turns an error of the database into one of errs. Others stay as they are.

@@ -355,7 +355,7 @@ func aipQuote(s string) string {
 // Of replicas that end the same exemptions at once, each is ended by one.
 func TestExemptionsEndOnce(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	clk := &clock{}
 	var replicas []*Service
 	for range 2 {

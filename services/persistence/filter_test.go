@@ -249,7 +249,7 @@ func FuzzFilter(f *testing.F) {
 	for _, order := range []string{"monthly_cost desc, id", "severity", "id desc", "last_seen asc,state desc", ",", "id id id"} {
 		f.Add("", order)
 	}
-	dsn := devtest.DB(f, Migrate)
+	dsn := devtest.DB(f, migrated)
 	s, _ := replica(f, dsn)
 	scanOnce(f, s, 0, complete, violation("vol-1", at(0)), violation("vol-2", at(0)))
 	f.Fuzz(func(t *testing.T, filter, order string) {

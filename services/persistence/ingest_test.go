@@ -23,7 +23,7 @@ import (
 // Replicas take batches of the same scopes, of runs that overlap, all at once.
 func TestReplicasIngestAtOnce(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	const replicas, runs, scopes, batches, perBatch = 3, 3, 4, 6, 20
 	var all []*Service
 	for range replicas {
@@ -136,14 +136,15 @@ func TestUnchangedFindingsWriteNothingElse(t *testing.T) {
 	scanOnce(t, s, 0, complete, all(0)...)
 	startRun(t, s, "again", here)
 	var tables []string
-	if err := s.bun.NewRaw("SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'goose_db_version'").Scan(t.Context(), &tables); err != nil {
+	root := superuser(t, s)
+	if err := root.NewRaw("SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'goose_db_version'").Scan(t.Context(), &tables); err != nil {
 		t.Fatal(err)
 	}
 	versions := func() map[string]map[string]bool {
 		out := map[string]map[string]bool{}
 		for _, table := range tables {
 			var rows []string
-			if err := s.bun.NewRaw("SELECT xmin || ' ' || ctid FROM ?", bun.Ident(table)).Scan(t.Context(), &rows); err != nil {
+			if err := root.NewRaw("SELECT xmin || ' ' || ctid FROM ?", bun.Ident(table)).Scan(t.Context(), &rows); err != nil {
 				t.Fatal(err)
 			}
 			out[table] = map[string]bool{}
@@ -257,7 +258,7 @@ func TestOneBadMessage(t *testing.T) {
 	t.Parallel()
 	s := service(t)
 	startRun(t, s, "job/1", here)
-	if _, err := s.bun.ExecContext(t.Context(), "ALTER TABLE findings ADD CHECK (severity < 5)"); err != nil {
+	if _, err := superuser(t, s).ExecContext(t.Context(), "ALTER TABLE findings ADD CHECK (severity < 5)"); err != nil {
 		t.Fatal(err)
 	}
 	batch := func(n int32, run string, o *scanv1.Observation) *bus.Message[*findingv1.FindingsObserved] {

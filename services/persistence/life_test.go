@@ -266,7 +266,7 @@ func TestLifeOfRuns(t *testing.T) {
 // for itself in a circle, and nothing is left over.
 func TestReplicasAtOnce(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	said := &counting{Handler: slog.DiscardHandler}
 	var replicas []*Service
 	for range 2 {

@@ -35,8 +35,8 @@ func million(b *testing.B) (*Service, int) {
 	}
 	dsn := os.Getenv("NIGHTSHIFT_MILLION")
 	if dsn == "" {
-		dsn = devtest.DB(b, Migrate)
-	} else if err := Migrate(b.Context(), dsn); err != nil {
+		dsn = devtest.DB(b, migrated)
+	} else if err := migrated(b.Context(), dsn); err != nil {
 		b.Fatal(err)
 	}
 	s, _ := replica(b, dsn)

@@ -418,7 +418,7 @@ func scopeName(s *scanv1.Scope) string { return s.GetAccount() + "/" + s.GetRegi
 // after the scope has ended, one by one and many at once.
 func TestModel(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	a, _ := replica(t, dsn)
 	b, _ := replica(t, dsn)
 	replicas := []*Service{a, b}

@@ -491,7 +491,7 @@ func TestRolesHaveExternalIDs(t *testing.T) {
 // A database of the first version comes along, and goes back.
 func TestAccountsOfBefore(t *testing.T) {
 	t.Parallel()
-	s, _ := replica(t, devtest.DB(t, Migrate))
+	s, _ := replica(t, devtest.DB(t, migrated))
 	if _, err := s.bun.Exec(`INSERT INTO accounts (id, name, partition, role_arn, external_id, regions, owner, labels, state, create_time, update_time)
 		VALUES (?, '', 'aws', 'arn:aws:iam::444455556666:role/elsewhere', '', '{}', '', '{}', 1, now(), now())`, acct); err != nil {
 		t.Fatal(err)

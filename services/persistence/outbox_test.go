@@ -48,7 +48,7 @@ func TestRelayKeepsTheOrder(t *testing.T) {
 	for _, limit := range []int{1, 3, relayBatch} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			t.Parallel()
-			s, p := replica(t, devtest.DB(t, Migrate))
+			s, p := replica(t, devtest.DB(t, migrated))
 			scanOnce(t, s, 0, complete, violation("a", at(0)), violation("b", at(0)))
 			scanOnce(t, s, 1, complete, volume(here, "a", rulev1.Outcome_OUTCOME_COMPLIANT, at(1)), violation("b", at(1)))
 			scanOnce(t, s, 2, complete, violation("a", at(2)), violation("b", at(2)))
@@ -77,7 +77,7 @@ func TestRelayKeepsTheOrder(t *testing.T) {
 // skipped; a message says when it came to be.
 func TestRelayDies(t *testing.T) {
 	t.Parallel()
-	s, p := replica(t, devtest.DB(t, Migrate))
+	s, p := replica(t, devtest.DB(t, migrated))
 	scanOnce(t, s, 0, complete, violation("a", at(0)), violation("b", at(0)), violation("c", at(0)))
 	want := len(waiting(t, s))
 	died := errors.New("killed")
@@ -111,7 +111,7 @@ func TestRelayDies(t *testing.T) {
 
 func TestRelaySetsAside(t *testing.T) {
 	t.Parallel()
-	s, p := replica(t, devtest.DB(t, Migrate))
+	s, p := replica(t, devtest.DB(t, migrated))
 	scanOnce(t, s, 0, complete, violation("a", at(0)), violation("b", at(0)), violation("c", at(0)))
 	if _, err := s.bun.ExecContext(t.Context(), `INSERT INTO outbox (time, message, body, trace) VALUES
 		(now(), 'nightshift.run.v1.RunStarted', '\xffff', ''), (now(), 'nightshift.next.v1.OfANewerVersion', '\x00', '')`); err != nil {
@@ -140,7 +140,7 @@ func TestRelaySetsAside(t *testing.T) {
 
 func TestReplicasRelayOneAtATime(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	a, pa := replica(t, dsn)
 	b, pb := replica(t, dsn)
 	scanOnce(t, a, 0, complete, violation("a", at(0)), violation("b", at(0)), violation("c", at(0)))
@@ -170,7 +170,7 @@ func TestReplicasRelayOneAtATime(t *testing.T) {
 // The relay wakes up for what another replica commits.
 func TestRelayWakesUp(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	a, p := replica(t, dsn)
 	b, _ := replica(t, dsn)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/uptrace/bun"
 	"golang.org/x/sync/errgroup"
@@ -44,6 +45,7 @@ import (
 // Config says where Postgres is and how much of it to use.
 type Config struct {
 	DatabaseURL string  `env:"DATABASE_URL,required" help:"Postgres to keep everything in, as a URL or DSN, such as postgres://user:password@host/nightshift."`
+	MigrateURL  string  `env:"NIGHTSHIFT_MIGRATE_DATABASE_URL" help:"The same Postgres as a role that may change the schema, used at the start and not after. Unset: DATABASE_URL does both."`
 	Connections int32   `env:"NIGHTSHIFT_DATABASE_CONNECTIONS" envDefault:"10" help:"Most connections to Postgres one process opens, beside the one it listens on. At least 4."`
 	BrakeShare  float64 `env:"NIGHTSHIFT_BRAKE_SHARE" envDefault:"0.5" help:"Share of an account's findings that a run may open or resolve before the rest is held until somebody releases it; 0 lets every run do as it likes."`
 	BrakeCount  int64   `env:"NIGHTSHIFT_BRAKE_COUNT" envDefault:"20" help:"Findings that a run may open or resolve in an account whatever their share."`
@@ -86,6 +88,7 @@ type Service struct {
 	now    func() time.Time
 	bus    publisher
 	pool   *pgxpool.Pool
+	owner  *pgx.ConnConfig // who changes the schema
 	bun    *bun.DB
 	wakeup *wakeup
 	brake  brake

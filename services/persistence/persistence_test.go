@@ -47,12 +47,12 @@ func (p *taken) PublishAll(_ context.Context, messages []bus.Outgoing) error {
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// replica opens a service on a database whose schema is in place. Nothing
-// runs in the background.
+// replica opens a service on a database whose schema is in place, as the role
+// that it has in production. Nothing runs in the background.
 func replica(t testing.TB, dsn string) (*Service, *taken) {
 	t.Helper()
 	p := &taken{}
-	s, err := open(Config{DatabaseURL: dsn, Connections: 8}, quiet(), p, time.Now)
+	s, err := open(Config{DatabaseURL: as(RoleApp, dsn), Connections: 8}, quiet(), p, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func clocked(t testing.TB) (*Service, *clock) {
 
 func service(t testing.TB) *Service {
 	t.Helper()
-	s, _ := replica(t, devtest.DB(t, Migrate))
+	s, _ := replica(t, devtest.DB(t, migrated))
 	return s
 }
 

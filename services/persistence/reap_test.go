@@ -156,7 +156,7 @@ func TestSilentScopesAreRequestedAgain(t *testing.T) {
 // Of replicas that look after the same runs at once, each run is seen to by one.
 func TestReapersAtOnce(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	c := &clock{}
 	var replicas []*Service
 	for range 3 {
@@ -324,7 +324,7 @@ func TestNarrow(t *testing.T) {
 // once and transactions that began earlier are committed later.
 func TestWatchEntries(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	watched, _ := replica(t, dsn)
 	ctx, stop := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer stop()
@@ -406,7 +406,7 @@ func TestEntriesByIndex(t *testing.T) {
 		SELECT now() - n * interval '1 second', CASE WHEN n % 100 = 0 THEN 2 ELSE 1 END, 'e', 'm', 's', 'job-' || n % 50, 'run-' || n % 1000, CASE WHEN n % 3 = 0 THEN '' ELSE 'acct-' || n % 70 END, '', '{}'
 		FROM generate_series(1, 30000) n`)
 	if err == nil {
-		_, err = s.bun.ExecContext(t.Context(), "ANALYZE system_log")
+		_, err = superuser(t, s).ExecContext(t.Context(), "ANALYZE system_log")
 	}
 	if err != nil {
 		t.Fatal(err)

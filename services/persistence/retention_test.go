@@ -237,7 +237,11 @@ func populate(t testing.TB, s *Service, cut time.Time, keep int, draw func(n int
 			w.row(goes, "transitions", fmt.Sprint(n))
 		}
 	}
-	mustExec(t, s, "SELECT setval('transitions_seq', ?)", seq+1)
+	root := superuser(t, s)
+	defer root.Close()
+	if _, err := root.NewRaw("SELECT setval('transitions_seq', ?)", seq+1).Exec(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 
 	// What of the runs stays: as the rules say, one by one.
 	byID := map[string]*aRun{}
@@ -659,7 +663,7 @@ func TestRetentionOfBigRun(t *testing.T) {
 // Runs that go on, retries and scans at that very moment lose nothing.
 func TestRetentionBesideRuns(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	s, _ := replica(t, dsn)
 	other, _ := replica(t, dsn)
 	if _, err := s.CreateAccount(t.Context(), &accountv1.CreateAccountRequest{Account: &accountv1.Account{Id: here.GetAccount()}}); err != nil {

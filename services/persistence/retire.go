@@ -94,20 +94,8 @@ func (tx *transaction) dropMonth(ctx context.Context, before time.Time) (int64, 
 	if _, err := tx.NewRaw("SELECT pg_advisory_xact_lock(?)", partitionLock).Exec(ctx); err != nil {
 		return 0, err
 	}
-	var names []string
-	err := tx.NewRaw(`
-		SELECT name FROM (
-			SELECT c.relname AS name, (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz AS until
-			FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'system_log'::regclass
-		) p WHERE until <= ? ORDER BY until LIMIT 1`, before).Scan(ctx, &names)
-	if err != nil || len(names) == 0 {
-		return -1, err
-	}
 	var entries int64
-	if err := tx.NewRaw("SELECT count(*) FROM ?", bun.Ident(names[0])).Scan(ctx, &entries); err != nil {
-		return 0, err
-	}
-	_, err = tx.NewRaw("DROP TABLE ?", bun.Ident(names[0])).Exec(ctx)
+	err := tx.NewRaw("SELECT drop_system_log_month(?)", before).Scan(ctx, &entries)
 	return entries, err
 }
 

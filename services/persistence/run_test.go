@@ -209,7 +209,7 @@ func TestFailRun(t *testing.T) {
 // The last scopes of a run end at the same moment, in different replicas.
 func TestLastScopesEndAtOnce(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	a, _ := replica(t, dsn)
 	b, _ := replica(t, dsn)
 	for r := range 10 {

@@ -365,7 +365,7 @@ func (c *counting) Handle(_ context.Context, r slog.Record) error {
 // Fifty triggers of a job at once, at two replicas: one begins.
 func TestStartRunAtOnce(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	a, _ := replica(t, dsn)
 	b, _ := replica(t, dsn)
 	for policy, want := range map[jobv1.OverlapPolicy]map[runv1.RunState]int{

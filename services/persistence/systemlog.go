@@ -3,7 +3,6 @@ package persistence
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -111,13 +110,7 @@ func (s *Service) addPartitions(ctx context.Context) error {
 			if _, err := tx.NewRaw("SELECT pg_advisory_xact_lock(?)", partitionLock).Exec(ctx); err != nil {
 				return err
 			}
-			name := fmt.Sprintf("system_log_%04d_%02d", from.Year(), from.Month())
-			var there bool
-			if err := tx.NewRaw("SELECT to_regclass(?) IS NOT NULL", name).Scan(ctx, &there); err != nil || there {
-				return err
-			}
-			_, err := tx.NewRaw("CREATE TABLE ? PARTITION OF system_log FOR VALUES FROM (?) TO (?)",
-				bun.Ident(name), from, from.AddDate(0, 1, 0)).Exec(ctx)
+			_, err := tx.NewRaw("SELECT add_system_log_month(?::date)", from.Format(time.DateOnly)).Exec(ctx)
 			return err
 		})
 		// The default partition holds entries of that month already, which a clock that was wrong has put there: they

@@ -29,7 +29,7 @@ func follow(ctx context.Context, s *Service, req *findingv1.WatchFindingsRequest
 // time, gets every transition once and those of a finding in order.
 func TestWatchMissesNothing(t *testing.T) {
 	t.Parallel()
-	dsn := devtest.DB(t, Migrate)
+	dsn := devtest.DB(t, migrated)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	// The service that is watched dies again and again as well.

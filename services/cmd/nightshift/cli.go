@@ -326,6 +326,7 @@ func (c *cli) dial(service string) (grpc.ClientConnInterface, error) {
 	// Ours come first, so that they see errors as the others leave them.
 	opts := append([]grpc.DialOption{
 		grpc.WithTransportCredentials(how.transport),
+		grpc.WithUserAgent("nightshift/" + app.Version),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(receiveLimit)),
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			return tell(invoke(ctx, method, req, reply, cc, opts...))

@@ -17,7 +17,7 @@ import (
 )
 
 func (c *cli) deployCommand() *cobra.Command {
-	return group("deploy", "Make what an installation needs", c.deployCerts(), c.deployNATS())
+	return group("deploy", "Make what an installation needs", c.deployCerts(), c.deployNATS(), c.deployPostgres())
 }
 
 // natsConfig is the file that a NATS server includes.

@@ -640,7 +640,8 @@ func (d *doctor) accounts(ctx context.Context) {
 		}
 	}
 	if n == 0 {
-		d.say("accounts", "all", warn, "no active account is known", "\"nightshift accounts add\" registers one.")
+		d.say("accounts", "all", warn, "health has looked at no active account: there is none, or it became so within the last minute",
+			"\"nightshift accounts add\" registers one, \"nightshift health --now\" looks at once.")
 	}
 }
 

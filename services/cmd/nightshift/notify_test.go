@@ -362,3 +362,28 @@ func FuzzNotifyFile(f *testing.F) {
 		}
 	})
 }
+
+// The file in the documentation is one that can be applied.
+func TestNotifyFileOfTheDocumentation(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../../docs/notifications.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(text), "```yaml\n")
+	file, _, _ := strings.Cut(after, "```")
+	f, err := parseNotifyFile("notify.yaml", []byte(file))
+	if err != nil || len(f.Receivers) == 0 || len(f.Routes) == 0 || len(f.Contacts) == 0 {
+		t.Fatalf("the file is %+v, %v", f, err)
+	}
+	for _, r := range f.Receivers {
+		if _, err := r.proto(); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, r := range f.Routes {
+		if _, err := r.proto(); err != nil {
+			t.Error(err)
+		}
+	}
+}

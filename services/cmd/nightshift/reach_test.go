@@ -38,6 +38,8 @@ var reachedBy = map[string]string{
 	"account.v1.VerificationService/GetIdentity":              "accounts onboard " + someAccount,
 	"account.v1.VerificationService/ListOrganizationAccounts": "accounts import",
 	"account.v1.VerificationService/VerifyAccount":            "accounts verify " + someAccount,
+	"audit.v1.AuditService/GetAuditHead":                      "audit head",
+	"audit.v1.AuditService/ListAuditEntries":                  "audit list",
 	"cleanup.v1.CleanupService/ListCleanupRules":              "cleanup rules",
 	"cleanup.v1.CleanupService/PreviewCleanup":                "cleanup preview",
 	"deadletter.v1.DeadLetterService/DeleteDeadLetter":        "deadletters delete 1",

@@ -32,6 +32,48 @@ END $$;
 CREATE TRIGGER audit_entries_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_entries
     FOR EACH STATEMENT EXECUTE FUNCTION keep_audit_entries();
 
+-- Months of the system log, for a service that may not change the schema: these do what the owner may, and take no SQL.
+-- +goose StatementBegin
+CREATE FUNCTION add_system_log_month(month date) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    name   text := 'system_log_' || to_char(month, 'YYYY_MM');
+    begins timestamp := date_trunc('month', month::timestamp);
+BEGIN
+    IF month IS NULL OR month NOT BETWEEN '2000-01-01' AND '2999-12-31' THEN
+        RAISE EXCEPTION '% is no month of the system log', month USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF to_regclass('public.' || name) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('CREATE TABLE public.%I PARTITION OF public.system_log FOR VALUES FROM (%L) TO (%L)',
+        name, begins AT TIME ZONE 'UTC', (begins + interval '1 month') AT TIME ZONE 'UTC');
+    RETURN true;
+END $$;
+-- +goose StatementEnd
+
+-- Drops the oldest month of which all is from before the time, and returns how many entries it had; -1 when there is none.
+-- +goose StatementBegin
+CREATE FUNCTION drop_system_log_month(before timestamptz) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    oldest  regclass;
+    entries bigint;
+BEGIN
+    SELECT p.part INTO oldest FROM (
+        SELECT c.oid::regclass AS part, (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz AS until
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'public.system_log'::regclass
+    ) p WHERE p.until <= before ORDER BY p.until LIMIT 1;
+    IF oldest IS NULL THEN
+        RETURN -1;
+    END IF;
+    EXECUTE format('SELECT count(*) FROM %s', oldest) INTO entries;
+    EXECUTE format('DROP TABLE %s', oldest);
+    RETURN entries;
+END $$;
+-- +goose StatementEnd
+REVOKE ALL ON FUNCTION add_system_log_month(date), drop_system_log_month(timestamptz) FROM PUBLIC;
+
 -- +goose Down
+DROP FUNCTION drop_system_log_month(timestamptz);
+DROP FUNCTION add_system_log_month(date);
 DROP TABLE audit_entries;
 DROP FUNCTION keep_audit_entries();
