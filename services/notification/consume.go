@@ -115,7 +115,7 @@ func on[T proto.Message](s *Service, b *bus.Bus, notice func(T) *notificationv1.
 			notices = append(notices, n)
 		}
 		return slices.Repeat([]error{s.add(ctx, notices)}, len(batch))
-	}, bus.Concurrency(2), bus.MaxPending(4*eventBatch))
+	}, bus.Concurrency(2))
 }
 
 // add puts events into the groups of their routes. It can be done again.

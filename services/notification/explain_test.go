@@ -129,7 +129,6 @@ func TestExplanationIsWhatHappens(t *testing.T) {
 func TestTestReceiver(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.service.patience = attemptTime
 	w.hook("ops")
 	test := func() *notificationv1.Attempt {
 		resp, err := w.service.TestReceiver(t.Context(), &notificationv1.TestReceiverRequest{Receiver: "ops"})

@@ -120,7 +120,6 @@ func (w *world) replica(set ...func(*Config)) *Service {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s.patience = 250 * time.Millisecond
 	return s
 }
 

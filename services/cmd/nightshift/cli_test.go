@@ -292,7 +292,7 @@ func serve(t *testing.T, state runv1.RunState) (*fake, map[string]string) {
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(s.Stop)
 	env := map[string]string{}
-	for _, name := range append(serviceNames(), "notification") {
+	for _, name := range serviceNames() {
 		env["NIGHTSHIFT_"+strings.ToUpper(name)+"_ADDR"] = l.Addr().String()
 	}
 	return f, env
