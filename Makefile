@@ -89,6 +89,7 @@ generate: $(BIN)/buf $(BIN)/protoc-gen-go ## format proto/, regenerate gen/ from
 	$(BIN)/buf format --write --path proto/nightshift
 	$(BIN)/buf generate
 	go test ./services ./pkg/bus -run 'Current$$' -update
+	go test ./services/persistence -run RolesFileCurrent -update
 
 # Compares with a copy made elsewhere, so that it tells the truth in a working tree with changes, too. That the pages
 # are current, the tests check.

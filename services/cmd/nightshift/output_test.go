@@ -140,7 +140,7 @@ func TestJSONLinesYAMLAndCSVAgree(t *testing.T) {
 	if err != nil || len(rows) != 4 {
 		t.Fatalf("%v: %d rows\n%s", err, len(rows), r.out)
 	}
-	if got := strings.Join(rows[0], ","); got != "id,state,severity,monthly_cost_low,monthly_cost_high,rule_id,resource_id,resource_name,account,region,since,owner,first_seen,last_seen,resource_type,arn,title,reason,recommendation,exempt_until,exempt_by,exempt_reason,assignee,acknowledged_by" {
+	if got := strings.Join(rows[0], ","); got != "id,state,severity,monthly_cost_low,monthly_cost_high,rule_id,resource_id,resource_name,account,region,since,owner,first_seen,last_seen,resource_type,arn,title,reason,recommendation,exempt_until,exempt_by,exempt_reason,assignee,acknowledged_by,orphan_time,orphan_reason" {
 		t.Errorf("the header is not what it was: %s", got)
 	}
 	column := func(row int, name string) string { return rows[row][slices.Index(rows[0], name)] }
@@ -164,7 +164,7 @@ func TestEmptyListsAreLists(t *testing.T) {
 	_, env := serve(t, 0)
 	for format, want := range map[string]string{
 		"json": "[]\n", "jsonl": "", "yaml": "[]\n", "table": "",
-		"csv": "id,state,severity,monthly_cost_low,monthly_cost_high,rule_id,resource_id,resource_name,account,region,since,owner,first_seen,last_seen,resource_type,arn,title,reason,recommendation,exempt_until,exempt_by,exempt_reason,assignee,acknowledged_by\n",
+		"csv": "id,state,severity,monthly_cost_low,monthly_cost_high,rule_id,resource_id,resource_name,account,region,since,owner,first_seen,last_seen,resource_type,arn,title,reason,recommendation,exempt_until,exempt_by,exempt_reason,assignee,acknowledged_by,orphan_time,orphan_reason\n",
 	} {
 		r := execute(t, env, "findings", "list", "--severity", "critical", "-o", format)
 		if r.code != 0 || r.out != want || !strings.Contains(r.err, "no findings") {
