@@ -17,6 +17,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/prototext"
@@ -136,6 +137,8 @@ var goodRequests = map[string]string{
 	"nightshift.notification.v1.NotificationQueueService/FlushGroup":      `group_key: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef" lease_id: "x" through: 1`,
 	"nightshift.notification.v1.NotificationQueueService/ClaimDeliveries": `limit: 1 lease {seconds: 5}`,
 	"nightshift.notification.v1.NotificationQueueService/FinishDelivery":  `id: "x" lease_id: "x" attempt {time {seconds: 1767225600} duration {seconds: 1}}`,
+	"nightshift.notification.v1.NotificationService/TestReceiver":         `receiver: "none"`,
+	"nightshift.notification.v1.NotificationService/ExplainNotification":  `finding_id: "` + someFinding + `" event: "FindingResolved" time {seconds: SOON}`,
 	"nightshift.report.v1.ReportService/CreateReport":                     `format: FORMAT_JSON filter: "rule_id = \"x\"" since_time {seconds: 1767225600}`,
 	"nightshift.retention.v1.RetentionService/PreviewRetention":           `target: TARGET_RUNS before_time {seconds: 1700000000} keep: 3`,
 	"nightshift.retention.v1.RetentionService/ApplyRetention":             `target: TARGET_RUNS before_time {seconds: 1700000000} keep: 3 limit: 1`,
@@ -212,6 +215,14 @@ func TestBadInput(t *testing.T) {
 					t.Errorf("%s, as it should be, is %s: %v", name, wrong, err)
 				}
 			}
+			// What is no message at all, and text that is not UTF-8 in its first field.
+			for _, b := range [][]byte{{0xff, 0xff, 0xff}, {0x0a, 0x02, 0xff, 0xfe}} {
+				if err := c.call(ctx, rawMessage(b), true, grpc.ForceCodecV2(rawCodec{})); err == nil || whatIsWrong(err, "") != "" || status.Code(err) != codes.InvalidArgument {
+					if b[0] == 0xff || method.Input().Fields().ByNumber(1) != nil && method.Input().Fields().ByNumber(1).Kind() == protoreflect.StringKind {
+						t.Errorf("%s with bytes %x: %v", name, b, err)
+					}
+				}
+			}
 			for _, w := range wrongs(good.ProtoReflect(), "", 0) {
 				calls.Go(func() error {
 					bad := proto.Clone(good)
@@ -284,7 +295,7 @@ type caller struct {
 
 // call returns the method's error; of a stream, that of its beginning. A stream
 // that has nothing to say for a while has begun, unless an error must come.
-func (c caller) call(ctx context.Context, req proto.Message, must bool) error {
+func (c caller) call(ctx context.Context, req any, must bool, opts ...grpc.CallOption) error {
 	path := "/" + string(c.method.Parent().FullName()) + "/" + string(c.method.Name())
 	typ, err := protoregistry.GlobalTypes.FindMessageByName(c.method.Output().FullName())
 	if err != nil {
@@ -292,11 +303,11 @@ func (c caller) call(ctx context.Context, req proto.Message, must bool) error {
 	}
 	resp := typ.New().Interface()
 	if !c.method.IsStreamingServer() {
-		return c.conn.Invoke(ctx, path, req, resp)
+		return c.conn.Invoke(ctx, path, req, resp, opts...)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, path)
+	stream, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, path, opts...)
 	if err != nil {
 		return err
 	}
@@ -316,6 +327,19 @@ func (c caller) call(ctx context.Context, req proto.Message, must bool) error {
 		return err
 	}
 }
+
+// rawMessage is sent as it is.
+type rawMessage []byte
+
+type rawCodec struct{}
+
+func (rawCodec) Name() string { return "proto" }
+
+func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(v.(rawMessage))}, nil
+}
+
+func (rawCodec) Unmarshal(mem.BufferSlice, any) error { return nil }
 
 // whatIsWrong says what is wrong with an error about a field, "" if nothing is.
 func whatIsWrong(err error, field string) string {

@@ -206,6 +206,9 @@ func Validate(m any) error {
 	if !ok {
 		return nil
 	}
+	if err := readable(msg); err != nil {
+		return err
+	}
 	err := protovalidate.Validate(msg)
 	if err == nil {
 		return nil

@@ -334,6 +334,7 @@ func newServer(log *slog.Logger, g *gate) *grpc.Server {
 		grpc.Creds(newDoor(g.security)),
 		grpc.InTapHandle(g.tapped),
 		grpc.UnknownServiceHandler(unknown),
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(receiveLimit),
 		grpc.KeepaliveParams(alive),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 15 * time.Second, PermitWithoutStream: true}),
