@@ -288,6 +288,9 @@ func TestServicesMayDoWhatTheyMust(t *testing.T) {
 	if !maps.Equal(got, want) {
 		t.Errorf("happened %v, want %v", got, want)
 	}
+	for _, l := range deadLetters(t, scheduler) {
+		t.Errorf("a dead letter is left: %s", l.GetMessageId())
+	}
 
 	schedules(t, scheduler)
 	st, err := buses["health"].Status(t.Context())
@@ -353,13 +356,6 @@ func schedules(t *testing.T, b *Bus) {
 	}
 	if kinds, err := Handled[*jobv1.JobTriggered](ctx, b); err != nil || !slices.Equal(kinds, []string{"cleanup", "health", "security", "waste"}) {
 		t.Errorf("handled are %v, %v", kinds, err)
-	}
-	id := ""
-	for _, l := range deadLetters(t, b) {
-		id = l.GetMessageId()
-	}
-	if id != "" {
-		t.Errorf("dead letters are left: %s", id)
 	}
 }
 
