@@ -77,7 +77,7 @@ func TestPoison(t *testing.T) {
 func (s *stack) poison(ctx context.Context) (consumers []string) {
 	t := s.t
 	t.Helper()
-	for _, stream := range []string{"NIGHTSHIFT_JOB", "NIGHTSHIFT_RUN", "NIGHTSHIFT_SCAN", "NIGHTSHIFT_FINDING"} {
+	for _, stream := range []string{"NIGHTSHIFT_JOB", "NIGHTSHIFT_RUN", "NIGHTSHIFT_SCAN", "NIGHTSHIFT_FINDING", "NIGHTSHIFT_HEALTH", "NIGHTSHIFT_AUDIT"} {
 		js, err := s.js.Stream(ctx, stream)
 		if err != nil {
 			t.Fatal(err)

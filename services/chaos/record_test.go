@@ -51,7 +51,7 @@ func (s *stack) read(ctx context.Context, stream, subject string) []record {
 			if err != nil {
 				return err
 			}
-			if body, err := decode(m.Subject(), m.Data()); err == nil {
+			if body, err := decode(m.Subject(), m.Data()); err == nil && len(m.Data()) > 0 { // nothing at all is poison of ours
 				out = append(out, record{m.Subject(), m.Headers().Get("ce-id"), meta.Timestamp, meta.Sequence.Stream, body})
 			}
 			if meta.NumPending == 0 {
