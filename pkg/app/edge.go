@@ -65,7 +65,7 @@ func (e edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, ne
 // afterwards, when it changes something.
 func (e edge) audited(ctx context.Context, in *entrance, do func(ctx context.Context) error) (err error) {
 	if !in.changes() {
-		return do(ctx)
+		return e.gate.left(ctx, in, do(ctx))
 	}
 	ctx, end, err := e.gate.audit.begin(ctx, in.call)
 	if err != nil {
@@ -92,7 +92,7 @@ func (e edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo,
 	}
 	ctx, cancel := e.gate.watch(ctx, in)
 	defer cancel()
-	err = next(srv, &letIn{ServerStream: ss, ctx: ctx, gate: e.gate, in: in})
+	err = e.gate.left(ctx, in, next(srv, &letIn{ServerStream: ss, ctx: ctx, gate: e.gate, in: in}))
 	if cause := context.Cause(ctx); errors.Is(cause, errs.Unauthenticated) {
 		return cause
 	}

@@ -32,6 +32,7 @@ type entrance struct {
 	call
 	rights *auth.Method // nil: there is no such method
 	bearer string       // the token it came with; empty: none
+	denied bool         // and the audit log has heard of it
 }
 
 // enter finds out who calls, and whether he may call this method at all. The
@@ -80,10 +81,24 @@ func (g *gate) read(ctx context.Context, e *entrance, req any) error {
 // deny tells the audit log that a call was turned away. An error that says
 // that something is out of order is none of the caller's.
 func (g *gate) deny(ctx context.Context, e *entrance, err error) error {
+	e.denied = true
 	for _, denial := range []errs.Kind{errs.Unauthenticated, errs.PermissionDenied, errs.Unimplemented} {
 		if errors.Is(err, denial) { // also when the caller has not waited for it
 			g.audit.denied(ctx, e.call, err)
 		}
+	}
+	return err
+}
+
+// left tells the audit log of a call that its handler turned away, such as one
+// for another's account. Of what changes something the log has the end anyway.
+func (g *gate) left(ctx context.Context, e *entrance, err error) error {
+	if e.denied || e.changes() {
+		return err
+	}
+	switch errs.Reason(err) {
+	case "ACCOUNT_OUT_OF_SCOPE", "ROLE_TOO_LOW":
+		return g.deny(ctx, e, err)
 	}
 	return err
 }

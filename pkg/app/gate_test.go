@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
@@ -170,6 +171,47 @@ func TestAMethodWithoutAccess(t *testing.T) {
 	ctx, in, err := e.gate.enter(from(t.Context(), "127.0.0.1:9", ""), update1)
 	if p := auth.From(ctx); err != nil || !in.changes() || p.Kind != auditv1.PrincipalKind_PRINCIPAL_KIND_ANONYMOUS || auth.Actor(ctx, "me") != "me" {
 		t.Errorf("%+v, %v", auth.From(ctx), err)
+	}
+}
+
+// What a handler denies, because only it knows what the call is about, is in the
+// audit log like what the edge denies: once.
+func TestAHandlerThatDeniesIsHeard(t *testing.T) {
+	t.Parallel()
+	other := auth.Principal{Accounts: []string{"111122223333"}}.Require("999988887777")
+	for _, c := range []struct {
+		name, method, phases string
+		role                 authv1.Role
+		err                  error
+	}{
+		{"another's account", get1, "denied", authv1.Role_ROLE_VIEWER, other},
+		{"a low role", get1, "denied", authv1.Role_ROLE_VIEWER, auth.Principal{Kind: auditv1.PrincipalKind_PRINCIPAL_KIND_TOKEN}.RequireRole(authv1.Role_ROLE_ADMIN, "it")},
+		{"a denial of AWS", get1, "", authv1.Role_ROLE_VIEWER, errs.New(errs.PermissionDenied, "AWS_DENIED", "no")},
+		{"nothing found", get1, "", authv1.Role_ROLE_VIEWER, errs.New(errs.NotFound, "JOB_NOT_FOUND", "no")},
+		{"a change", update1, "attempted failed", authv1.Role_ROLE_ADMIN, other},
+	} {
+		for _, streams := range []bool{false, true} {
+			if streams && c.method == update1 {
+				continue // no stream changes anything
+			}
+			e, kept := guard(t, Security{Tokens: true}, func() *authv1.Token { return token(c.role) })
+			ctx := from(t.Context(), "127.0.0.1:9", auth.NewToken())
+			var err error
+			if streams {
+				err = e.stream(nil, serverStream{ctx: ctx}, &grpc.StreamServerInfo{FullMethod: c.method}, func(any, grpc.ServerStream) error { return c.err })
+			} else {
+				req := proto.Message(&jobv1.GetJobRequest{Name: "nightly"})
+				if c.method == update1 {
+					req = &jobv1.UpdateJobRequest{Job: &jobv1.Job{Name: "nightly", Kind: "waste", Schedule: "@daily"}}
+				}
+				_, err = e.unary(ctx, req, &grpc.UnaryServerInfo{FullMethod: c.method}, func(context.Context, any) (any, error) { return nil, c.err })
+			}
+			e.gate.audit.close(t.Context())
+			if got := kept.phases(); got != c.phases || errs.Reason(err) != errs.Reason(c.err) {
+				t.Errorf("%s, stream %v: the audit log has %q, want %q; %v", c.name, streams, got, c.phases, err)
+			}
+			e.gate.audit.start()
+		}
 	}
 }
 
