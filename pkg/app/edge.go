@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 )
 
@@ -55,10 +56,21 @@ func (e edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, ne
 		}
 		if resp, err = next(ctx, req); err == nil {
 			answered(ctx, resp)
+			resp = shown(in.principal, resp)
 		}
 		return err
 	})
 	return resp, err
+}
+
+// shown is an answer as the caller may see it: secrets are for services and
+// admins.
+func shown(caller auth.Principal, answer any) any {
+	m, ok := answer.(proto.Message)
+	if !ok || caller.SeesSecrets() {
+		return answer
+	}
+	return withoutSecrets(m)
 }
 
 // audited does what a call asks for and tells the audit log before and
@@ -109,6 +121,8 @@ type letIn struct {
 }
 
 func (l *letIn) Context() context.Context { return l.ctx }
+
+func (l *letIn) SendMsg(m any) error { return l.ServerStream.SendMsg(shown(l.in.principal, m)) }
 
 func (l *letIn) RecvMsg(m any) error {
 	if err := l.ServerStream.RecvMsg(m); err != nil {

@@ -15,9 +15,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	accountv1 "nightshift.dev/gen/nightshift/account/v1"
 	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
 	authv1 "nightshift.dev/gen/nightshift/auth/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
@@ -214,6 +216,56 @@ func TestAHandlerThatDeniesIsHeard(t *testing.T) {
 		}
 	}
 }
+
+// Viewers and operators read everything but secrets; services and admins, who
+// need and decide them, have them.
+func TestSecretsAreForAdmins(t *testing.T) {
+	t.Parallel()
+	account := &accountv1.Account{Id: "111122223333", Owner: "ops", ExternalId: "hunter2"}
+	answers := []proto.Message{
+		&accountv1.GetAccountResponse{Account: account}, &accountv1.ListAccountsResponse{Accounts: []*accountv1.Account{account, account}},
+		&accountv1.GetOnboardingResponse{Onboarding: &accountv1.Onboarding{Account: account, TemplateParameters: map[string]string{"ExternalId": "hunter2"}}},
+	}
+	method := map[string]grpc.ServiceInfo{"nightshift.account.v1.AccountService": {Methods: []grpc.MethodInfo{{Name: "ListAccounts"}}}}
+	for role := authv1.Role_ROLE_VIEWER; role <= authv1.Role_ROLE_ADMIN; role++ {
+		e, _ := guard(t, Security{Tokens: true}, func() *authv1.Token { return token(role) })
+		e.gate.methods = auth.MethodsOf(method)
+		const full = "/nightshift.account.v1.AccountService/ListAccounts"
+		ctx := from(t.Context(), "127.0.0.1:9", auth.NewToken())
+		for _, answer := range answers {
+			resp, err := e.unary(ctx, &accountv1.ListAccountsRequest{}, &grpc.UnaryServerInfo{FullMethod: full}, func(context.Context, any) (any, error) { return answer, nil })
+			if err != nil {
+				t.Fatal(err)
+			}
+			sent := &sending{serverStream: serverStream{ctx: ctx}}
+			if err := e.stream(nil, sent, &grpc.StreamServerInfo{FullMethod: full}, func(_ any, s grpc.ServerStream) error { return s.SendMsg(answer) }); err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range []any{resp, sent.last} {
+				text := prototext.Format(m.(proto.Message))
+				if strings.Contains(text, "hunter2") != (role == authv1.Role_ROLE_ADMIN) || !strings.Contains(text, "ops") {
+					t.Errorf("a caller with %s is answered %s", role, text)
+				}
+			}
+		}
+		for _, p := range []auth.Principal{auth.Service("waste"), anonymous(), owner()} {
+			if got := shown(p, answers[0]); got != answers[0] {
+				t.Errorf("%+v is answered %v", p, got)
+			}
+		}
+	}
+	if account.GetExternalId() != "hunter2" {
+		t.Error("what the handler holds was changed")
+	}
+}
+
+// sending keeps what is sent last.
+type sending struct {
+	serverStream
+	last any
+}
+
+func (s *sending) SendMsg(m any) error { s.last = m; return nil }
 
 // serverStream is a stream as the server has it.
 type serverStream struct {
