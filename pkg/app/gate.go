@@ -31,8 +31,9 @@ type gate struct {
 type entrance struct {
 	call
 	rights *auth.Method // nil: there is no such method
-	bearer string       // the token it came with; empty: none
-	denied bool         // and the audit log has heard of it
+	// again asks anew whether its token or certificate is good; nil: it has none.
+	again  func(ctx context.Context) error
+	denied bool // and the audit log has heard of it
 }
 
 // enter finds out who calls, and whether he may call this method at all. The
@@ -130,10 +131,12 @@ func (g *gate) who(ctx context.Context, p *peer.Peer, md metadata.MD, e *entranc
 		case g.security.TLS == nil && !auth.IsLoopback(p.Addr.String()):
 			return nobody, errs.New(errs.Unauthenticated, "TOKEN_IN_PLAIN_TEXT", "a token came over the network without TLS, where others can read it; revoke it, and use TLS")
 		}
-		e.bearer = strings.TrimSpace(token)
-		return g.verifier.Verify(ctx, e.bearer)
+		token = strings.TrimSpace(token)
+		e.again = func(ctx context.Context) error { _, err := g.verifier.Verify(ctx, token); return err }
+		return g.verifier.Verify(ctx, token)
 	}
 	if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+		e.again = func(context.Context) error { _, err := auth.PeerOf(info.State, g.now()); return err }
 		return auth.PeerOf(info.State, g.now())
 	}
 	return nobody, auth.Missing()
@@ -174,9 +177,10 @@ func clipped(s string) string {
 // lookAgain is how often a call that lasts is asked again who makes it.
 const lookAgain = 15 * time.Second
 
-// watch ends ctx when the token of a call that lasts is good no longer.
+// watch ends ctx when the token or the certificate of a call that lasts is good
+// no longer. The end of its connection waits for such a call.
 func (g *gate) watch(ctx context.Context, e *entrance) (context.Context, context.CancelFunc) {
-	if e.bearer == "" {
+	if e.again == nil {
 		return ctx, func() {}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -189,7 +193,7 @@ func (g *gate) watch(ctx context.Context, e *entrance) (context.Context, context
 				return
 			case <-tick.C:
 			}
-			if _, err := g.verifier.Verify(ctx, e.bearer); errors.Is(err, errs.Unauthenticated) {
+			if err := e.again(ctx); errors.Is(err, errs.Unauthenticated) {
 				cancel(err)
 				return
 			}

@@ -2,9 +2,12 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -13,6 +16,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/encoding/prototext"
@@ -305,6 +309,27 @@ func TestAWatchEndsWithItsToken(t *testing.T) {
 			}
 		})
 	}
+}
+
+// So does one that came with a certificate: its connection, which ends after a
+// while, waits for calls in hand.
+func TestAWatchEndsWithItsCertificate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		leaf := &x509.Certificate{URIs: []*url.URL{{Scheme: "spiffe", Host: "nightshift", Path: "/operator"}}, NotAfter: time.Now().Add(time.Hour)}
+		info := credentials.TLSInfo{State: tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}}
+		e, _ := guard(t, Security{TLS: &auth.TLS{}}, nil)
+		ctx, cancel := context.WithTimeout(peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{}, AuthInfo: info}), 24*time.Hour)
+		defer cancel()
+		began := time.Now()
+		err := e.stream(nil, serverStream{ctx: ctx}, &grpc.StreamServerInfo{FullMethod: get1}, func(_ any, s grpc.ServerStream) error {
+			<-s.Context().Done()
+			return s.Context().Err()
+		})
+		if took := time.Since(began); errs.Reason(err) != "CERTIFICATE_EXPIRED" || took < time.Hour || took > time.Hour+lookAgain {
+			t.Errorf("%v after %s", err, took)
+		}
+	})
 }
 
 // Nothing listens where others can reach it, unless it is safe or somebody
