@@ -416,10 +416,7 @@ func auditJSON(m proto.Message) (text string, cutOff bool) {
 	if m == nil || !m.ProtoReflect().IsValid() {
 		return "", false
 	}
-	if hasSecrets(m.ProtoReflect()) {
-		m = proto.Clone(m)
-		dropSecrets(m.ProtoReflect())
-	}
+	m = withoutSecrets(m)
 	raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
 	if err != nil { // text that is none, which the wire does not let through
 		raw, _ = json.Marshal(map[string]string{"unreadable": string(m.ProtoReflect().Descriptor().FullName())})
@@ -452,18 +449,46 @@ func secret(f protoreflect.FieldDescriptor) bool {
 	return ok && o.GetDebugRedact()
 }
 
-func hasSecrets(m protoreflect.Message) bool {
-	found := false
-	eachField(m, func(m protoreflect.Message, f protoreflect.FieldDescriptor) { found = found || secret(f) })
-	return found
-}
-
-func dropSecrets(m protoreflect.Message) {
-	eachField(m, func(m protoreflect.Message, f protoreflect.FieldDescriptor) {
+// withoutSecrets is the message, or a copy that lacks its secrets.
+func withoutSecrets(m proto.Message) proto.Message {
+	if r := m.ProtoReflect(); !r.IsValid() || !mayHoldSecrets(r.Descriptor()) {
+		return m
+	}
+	m = proto.Clone(m)
+	eachField(m.ProtoReflect(), func(m protoreflect.Message, f protoreflect.FieldDescriptor) {
 		if secret(f) {
 			m.Clear(f)
 		}
 	})
+	return m
+}
+
+// secretive are the types of messages that were looked at, and whether they, or
+// what they hold, have a field that is a secret.
+var secretive sync.Map // by protoreflect.FullName
+
+func mayHoldSecrets(d protoreflect.MessageDescriptor) bool {
+	if known, ok := secretive.Load(d.FullName()); ok {
+		return known.(bool)
+	}
+	seen := map[protoreflect.FullName]bool{}
+	var holds func(d protoreflect.MessageDescriptor) bool
+	holds = func(d protoreflect.MessageDescriptor) bool {
+		if seen[d.FullName()] {
+			return false
+		}
+		seen[d.FullName()] = true
+		for i := range d.Fields().Len() {
+			f := d.Fields().Get(i)
+			if secret(f) || f.Message() != nil && holds(f.Message()) {
+				return true
+			}
+		}
+		return false
+	}
+	found := holds(d)
+	secretive.Store(d.FullName(), found)
+	return found
 }
 
 // eachField calls do for every field that is set in m and in what m holds.

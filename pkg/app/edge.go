@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/errs"
 )
 
@@ -55,17 +56,28 @@ func (e edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, ne
 		}
 		if resp, err = next(ctx, req); err == nil {
 			answered(ctx, resp)
+			resp = shown(in.principal, resp)
 		}
 		return err
 	})
 	return resp, err
 }
 
+// shown is an answer as the caller may see it: secrets are for services and
+// admins.
+func shown(caller auth.Principal, answer any) any {
+	m, ok := answer.(proto.Message)
+	if !ok || caller.SeesSecrets() {
+		return answer
+	}
+	return withoutSecrets(m)
+}
+
 // audited does what a call asks for and tells the audit log before and
 // afterwards, when it changes something.
 func (e edge) audited(ctx context.Context, in *entrance, do func(ctx context.Context) error) (err error) {
 	if !in.changes() {
-		return do(ctx)
+		return e.gate.left(ctx, in, do(ctx))
 	}
 	ctx, end, err := e.gate.audit.begin(ctx, in.call)
 	if err != nil {
@@ -92,7 +104,7 @@ func (e edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo,
 	}
 	ctx, cancel := e.gate.watch(ctx, in)
 	defer cancel()
-	err = next(srv, &letIn{ServerStream: ss, ctx: ctx, gate: e.gate, in: in})
+	err = e.gate.left(ctx, in, next(srv, &letIn{ServerStream: ss, ctx: ctx, gate: e.gate, in: in}))
 	if cause := context.Cause(ctx); errors.Is(cause, errs.Unauthenticated) {
 		return cause
 	}
@@ -109,6 +121,8 @@ type letIn struct {
 }
 
 func (l *letIn) Context() context.Context { return l.ctx }
+
+func (l *letIn) SendMsg(m any) error { return l.ServerStream.SendMsg(shown(l.in.principal, m)) }
 
 func (l *letIn) RecvMsg(m any) error {
 	if err := l.ServerStream.RecvMsg(m); err != nil {

@@ -31,7 +31,9 @@ type gate struct {
 type entrance struct {
 	call
 	rights *auth.Method // nil: there is no such method
-	bearer string       // the token it came with; empty: none
+	// again asks anew whether its token or certificate is good; nil: it has none.
+	again  func(ctx context.Context) error
+	denied bool // and the audit log has heard of it
 }
 
 // enter finds out who calls, and whether he may call this method at all. The
@@ -80,10 +82,24 @@ func (g *gate) read(ctx context.Context, e *entrance, req any) error {
 // deny tells the audit log that a call was turned away. An error that says
 // that something is out of order is none of the caller's.
 func (g *gate) deny(ctx context.Context, e *entrance, err error) error {
+	e.denied = true
 	for _, denial := range []errs.Kind{errs.Unauthenticated, errs.PermissionDenied, errs.Unimplemented} {
 		if errors.Is(err, denial) { // also when the caller has not waited for it
 			g.audit.denied(ctx, e.call, err)
 		}
+	}
+	return err
+}
+
+// left tells the audit log of a call that its handler turned away, such as one
+// for another's account. Of what changes something the log has the end anyway.
+func (g *gate) left(ctx context.Context, e *entrance, err error) error {
+	if e.denied || e.changes() {
+		return err
+	}
+	switch errs.Reason(err) {
+	case "ACCOUNT_OUT_OF_SCOPE", "ROLE_TOO_LOW":
+		return g.deny(ctx, e, err)
 	}
 	return err
 }
@@ -115,10 +131,12 @@ func (g *gate) who(ctx context.Context, p *peer.Peer, md metadata.MD, e *entranc
 		case g.security.TLS == nil && !auth.IsLoopback(p.Addr.String()):
 			return nobody, errs.New(errs.Unauthenticated, "TOKEN_IN_PLAIN_TEXT", "a token came over the network without TLS, where others can read it; revoke it, and use TLS")
 		}
-		e.bearer = strings.TrimSpace(token)
-		return g.verifier.Verify(ctx, e.bearer)
+		token = strings.TrimSpace(token)
+		e.again = func(ctx context.Context) error { _, err := g.verifier.Verify(ctx, token); return err }
+		return g.verifier.Verify(ctx, token)
 	}
 	if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+		e.again = func(context.Context) error { _, err := auth.PeerOf(info.State, g.now()); return err }
 		return auth.PeerOf(info.State, g.now())
 	}
 	return nobody, auth.Missing()
@@ -159,9 +177,10 @@ func clipped(s string) string {
 // lookAgain is how often a call that lasts is asked again who makes it.
 const lookAgain = 15 * time.Second
 
-// watch ends ctx when the token of a call that lasts is good no longer.
+// watch ends ctx when the token or the certificate of a call that lasts is good
+// no longer. The end of its connection waits for such a call.
 func (g *gate) watch(ctx context.Context, e *entrance) (context.Context, context.CancelFunc) {
-	if e.bearer == "" {
+	if e.again == nil {
 		return ctx, func() {}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -174,7 +193,7 @@ func (g *gate) watch(ctx context.Context, e *entrance) (context.Context, context
 				return
 			case <-tick.C:
 			}
-			if _, err := g.verifier.Verify(ctx, e.bearer); errors.Is(err, errs.Unauthenticated) {
+			if err := e.again(ctx); errors.Is(err, errs.Unauthenticated) {
 				cancel(err)
 				return
 			}

@@ -2,9 +2,12 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -13,10 +16,14 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	accountv1 "nightshift.dev/gen/nightshift/account/v1"
 	auditv1 "nightshift.dev/gen/nightshift/audit/v1"
 	authv1 "nightshift.dev/gen/nightshift/auth/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
@@ -173,6 +180,97 @@ func TestAMethodWithoutAccess(t *testing.T) {
 	}
 }
 
+// What a handler denies, because only it knows what the call is about, is in the
+// audit log like what the edge denies: once.
+func TestAHandlerThatDeniesIsHeard(t *testing.T) {
+	t.Parallel()
+	other := auth.Principal{Accounts: []string{"111122223333"}}.Require("999988887777")
+	for _, c := range []struct {
+		name, method, phases string
+		role                 authv1.Role
+		err                  error
+	}{
+		{"another's account", get1, "denied", authv1.Role_ROLE_VIEWER, other},
+		{"a low role", get1, "denied", authv1.Role_ROLE_VIEWER, auth.Principal{Kind: auditv1.PrincipalKind_PRINCIPAL_KIND_TOKEN}.RequireRole(authv1.Role_ROLE_ADMIN, "it")},
+		{"a denial of AWS", get1, "", authv1.Role_ROLE_VIEWER, errs.New(errs.PermissionDenied, "AWS_DENIED", "no")},
+		{"nothing found", get1, "", authv1.Role_ROLE_VIEWER, errs.New(errs.NotFound, "JOB_NOT_FOUND", "no")},
+		{"a change", update1, "attempted failed", authv1.Role_ROLE_ADMIN, other},
+	} {
+		for _, streams := range []bool{false, true} {
+			if streams && c.method == update1 {
+				continue // no stream changes anything
+			}
+			e, kept := guard(t, Security{Tokens: true}, func() *authv1.Token { return token(c.role) })
+			ctx := from(t.Context(), "127.0.0.1:9", auth.NewToken())
+			var err error
+			if streams {
+				err = e.stream(nil, serverStream{ctx: ctx}, &grpc.StreamServerInfo{FullMethod: c.method}, func(any, grpc.ServerStream) error { return c.err })
+			} else {
+				req := proto.Message(&jobv1.GetJobRequest{Name: "nightly"})
+				if c.method == update1 {
+					req = &jobv1.UpdateJobRequest{Job: &jobv1.Job{Name: "nightly", Kind: "waste", Schedule: "@daily"}}
+				}
+				_, err = e.unary(ctx, req, &grpc.UnaryServerInfo{FullMethod: c.method}, func(context.Context, any) (any, error) { return nil, c.err })
+			}
+			e.gate.audit.close(t.Context())
+			if got := kept.phases(); got != c.phases || errs.Reason(err) != errs.Reason(c.err) {
+				t.Errorf("%s, stream %v: the audit log has %q, want %q; %v", c.name, streams, got, c.phases, err)
+			}
+			e.gate.audit.start()
+		}
+	}
+}
+
+// Viewers and operators read everything but secrets; services and admins, who
+// need and decide them, have them.
+func TestSecretsAreForAdmins(t *testing.T) {
+	t.Parallel()
+	account := &accountv1.Account{Id: "111122223333", Owner: "ops", ExternalId: "hunter2"}
+	answers := []proto.Message{
+		&accountv1.GetAccountResponse{Account: account}, &accountv1.ListAccountsResponse{Accounts: []*accountv1.Account{account, account}},
+		&accountv1.GetOnboardingResponse{Onboarding: &accountv1.Onboarding{Account: account, TemplateParameters: map[string]string{"ExternalId": "hunter2"}}},
+	}
+	method := map[string]grpc.ServiceInfo{"nightshift.account.v1.AccountService": {Methods: []grpc.MethodInfo{{Name: "ListAccounts"}}}}
+	for role := authv1.Role_ROLE_VIEWER; role <= authv1.Role_ROLE_ADMIN; role++ {
+		e, _ := guard(t, Security{Tokens: true}, func() *authv1.Token { return token(role) })
+		e.gate.methods = auth.MethodsOf(method)
+		const full = "/nightshift.account.v1.AccountService/ListAccounts"
+		ctx := from(t.Context(), "127.0.0.1:9", auth.NewToken())
+		for _, answer := range answers {
+			resp, err := e.unary(ctx, &accountv1.ListAccountsRequest{}, &grpc.UnaryServerInfo{FullMethod: full}, func(context.Context, any) (any, error) { return answer, nil })
+			if err != nil {
+				t.Fatal(err)
+			}
+			sent := &sending{serverStream: serverStream{ctx: ctx}}
+			if err := e.stream(nil, sent, &grpc.StreamServerInfo{FullMethod: full}, func(_ any, s grpc.ServerStream) error { return s.SendMsg(answer) }); err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range []any{resp, sent.last} {
+				text := prototext.Format(m.(proto.Message))
+				if strings.Contains(text, "hunter2") != (role == authv1.Role_ROLE_ADMIN) || !strings.Contains(text, "ops") {
+					t.Errorf("a caller with %s is answered %s", role, text)
+				}
+			}
+		}
+		for _, p := range []auth.Principal{auth.Service("waste"), anonymous(), owner()} {
+			if got := shown(p, answers[0]); got != answers[0] {
+				t.Errorf("%+v is answered %v", p, got)
+			}
+		}
+	}
+	if account.GetExternalId() != "hunter2" {
+		t.Error("what the handler holds was changed")
+	}
+}
+
+// sending keeps what is sent last.
+type sending struct {
+	serverStream
+	last any
+}
+
+func (s *sending) SendMsg(m any) error { s.last = m; return nil }
+
 // serverStream is a stream as the server has it.
 type serverStream struct {
 	grpc.ServerStream
@@ -211,6 +309,27 @@ func TestAWatchEndsWithItsToken(t *testing.T) {
 			}
 		})
 	}
+}
+
+// So does one that came with a certificate: its connection, which ends after a
+// while, waits for calls in hand.
+func TestAWatchEndsWithItsCertificate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		leaf := &x509.Certificate{URIs: []*url.URL{{Scheme: "spiffe", Host: "nightshift", Path: "/operator"}}, NotAfter: time.Now().Add(time.Hour)}
+		info := credentials.TLSInfo{State: tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}}
+		e, _ := guard(t, Security{TLS: &auth.TLS{}}, nil)
+		ctx, cancel := context.WithTimeout(peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{}, AuthInfo: info}), 24*time.Hour)
+		defer cancel()
+		began := time.Now()
+		err := e.stream(nil, serverStream{ctx: ctx}, &grpc.StreamServerInfo{FullMethod: get1}, func(_ any, s grpc.ServerStream) error {
+			<-s.Context().Done()
+			return s.Context().Err()
+		})
+		if took := time.Since(began); errs.Reason(err) != "CERTIFICATE_EXPIRED" || took < time.Hour || took > time.Hour+lookAgain {
+			t.Errorf("%v after %s", err, took)
+		}
+	})
 }
 
 // Nothing listens where others can reach it, unless it is safe or somebody

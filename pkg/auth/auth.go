@@ -62,6 +62,13 @@ func (p Principal) Sees(account string) bool {
 	return len(p.Accounts) == 0 || slices.Contains(p.Accounts, account)
 }
 
+// SeesSecrets tells whether the caller is shown what the protos mark as secret:
+// services need it to work, and of people and programs admins decide it.
+func (p Principal) SeesSecrets() bool {
+	person := p.Kind == auditv1.PrincipalKind_PRINCIPAL_KIND_TOKEN || p.Kind == auditv1.PrincipalKind_PRINCIPAL_KIND_OIDC
+	return !person || p.Role >= authv1.Role_ROLE_ADMIN
+}
+
 type key struct{}
 
 // With returns a context of a call by p.

@@ -168,7 +168,11 @@ func (o *OIDC) verify(ctx context.Context, raw string) (Principal, error) {
 	if err := token.Claims(&claims); err != nil {
 		return Principal{}, unauthenticated("TOKEN_INVALID", "the token's claims cannot be read").Wrap(err)
 	}
-	p := Principal{Kind: auditv1.PrincipalKind_PRINCIPAL_KIND_OIDC, ID: token.Subject, Name: nameIn(claims, token.Subject), Expire: token.Expiry}
+	id := clip(token.Subject)
+	if id == "" {
+		return Principal{}, unauthenticated("TOKEN_INVALID", "the token does not say whom it is about: it has no sub")
+	}
+	p := Principal{Kind: auditv1.PrincipalKind_PRINCIPAL_KIND_OIDC, ID: id, Name: nameIn(claims, id), Expire: token.Expiry}
 	p.Role, p.Accounts = o.rights(claims)
 	return p, nil
 }
@@ -177,12 +181,13 @@ func (o *OIDC) verify(ctx context.Context, raw string) (Principal, error) {
 // provider lets him be known by, or else the subject.
 func nameIn(claims map[string]any, subject string) string {
 	if verified, _ := claims["email_verified"].(bool); verified {
-		if email, _ := claims["email"].(string); email != "" {
-			return clip(email)
+		email, _ := claims["email"].(string)
+		if email = clip(email); email != "" {
+			return email
 		}
 	}
 	name, _ := claims["preferred_username"].(string)
-	return clip(cmp.Or(name, subject))
+	return cmp.Or(clip(name), subject)
 }
 
 // clip makes a name of a token harmless: it goes into logs and tables.
@@ -196,7 +201,7 @@ func clip(s string) string {
 	if r := []rune(s); len(r) > 200 {
 		s = string(r[:200])
 	}
-	return s
+	return strings.TrimSpace(s)
 }
 
 // rights are the highest role that the claims give, in the accounts of all

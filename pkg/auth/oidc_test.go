@@ -249,12 +249,29 @@ func TestOIDCRoles(t *testing.T) {
 		{map[string]any{"groups": nil, "staff": true}, 1, nil, "maria@example.com"},
 		{map[string]any{"email_verified": false}, 3, nil, "248289761001"},
 		{map[string]any{"email_verified": nil, "preferred_username": "maria\x1b[31m\n"}, 3, nil, "maria[31m"},
+		{map[string]any{"email_verified": nil, "preferred_username": " \x01\n"}, 3, nil, "248289761001"},
+		{map[string]any{"email": "\x01"}, 3, nil, "248289761001"},
 		{map[string]any{"groups": nil}, 0, nil, "maria@example.com"},
 	} {
 		p, err := v.Verify(t.Context(), i.token(t, c.claims))
 		if err != nil || p.Role != c.role || !(len(p.Accounts) == 0 && len(c.accounts) == 0 || reflect.DeepEqual(p.Accounts, c.accounts)) || p.Name != c.name {
 			t.Errorf("%v: %+v, %v", c.claims, p, err)
 		}
+	}
+}
+
+// What nobody can be called to account for is not done.
+func TestOIDCNobodyIsNameless(t *testing.T) {
+	t.Parallel()
+	i := startIssuer(t)
+	v := verifier(t, i, "groups:sre=admin", time.Now)
+	for _, sub := range []any{nil, "", "\x00"} {
+		if p, err := v.Verify(t.Context(), i.token(t, map[string]any{"sub": sub})); errs.Reason(err) != "TOKEN_INVALID" {
+			t.Errorf("the subject %q: %+v, %v", sub, p, err)
+		}
+	}
+	if p, err := v.Verify(t.Context(), i.token(t, map[string]any{"sub": strings.Repeat("x", 10_000)})); err != nil || len(p.ID) != 200 {
+		t.Errorf("a long subject: %d, %v", len(p.ID), err)
 	}
 }
 

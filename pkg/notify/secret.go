@@ -2,6 +2,7 @@ package notify
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -117,7 +118,7 @@ func (a *attempt) hide(secret string) {
 			if len(v) < least {
 				continue
 			}
-			for _, form := range []string{v, url.QueryEscape(v), url.PathEscape(v), base64.StdEncoding.EncodeToString([]byte(v)), base64.RawURLEncoding.EncodeToString([]byte(v))} {
+			for _, form := range spellings(v) {
 				if !slices.Contains(a.secrets, form) {
 					a.secrets = append(a.secrets, form)
 				}
@@ -145,6 +146,28 @@ func (a *attempt) hide(secret string) {
 	}
 	slices.SortFunc(a.secrets, func(x, y string) int { return len(y) - len(x) })
 }
+
+// spellings are the forms in which a receiver may send a secret back: as it is,
+// in a URL, in base64, and in JSON, of which some escape slashes.
+func spellings(v string) []string {
+	lower := func(s string) string { return percent.ReplaceAllStringFunc(s, strings.ToLower) }
+	forms := []string{
+		v, url.QueryEscape(v), lower(url.QueryEscape(v)), url.PathEscape(v), lower(url.PathEscape(v)),
+		base64.StdEncoding.EncodeToString([]byte(v)), base64.RawURLEncoding.EncodeToString([]byte(v)),
+	}
+	for _, escapeHTML := range []bool{true, false} {
+		var b strings.Builder
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(escapeHTML)
+		_ = e.Encode(v) // a text, which cannot fail
+		quoted := strings.TrimSpace(b.String())
+		quoted = quoted[1 : len(quoted)-1]
+		forms = append(forms, quoted, strings.ReplaceAll(quoted, "/", `\/`))
+	}
+	return forms
+}
+
+var percent = regexp.MustCompile(`%[0-9A-F]{2}`)
 
 // detail makes a text fit to be told: one harmless line without secrets, at
 // most 500 characters.

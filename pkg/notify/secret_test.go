@@ -84,13 +84,14 @@ func TestDetailsAreHarmless(t *testing.T) {
 	t.Parallel()
 	a := &attempt{Sender: sender(t, Config{}, nil)}
 	a.hide("https://hooks.example.com/services/T01/B02/cAnArY99?sig=s%2Fi+g&x=1")
+	a.hide(`w/J"a&l`)
 	a.hide("e") // must not eat what replaces the others
 	for _, in := range []string{
 		"Post \"https://hooks.example.com/services/T01/B02/cAnArY99?sig=s%2Fi+g&x=1\": refused", "no such hook /services/T01/B02/cAnArY99", "token cAnArY99", "sig s/i g",
-		"base64 Y0FuQXJZOTk=",
+		"base64 Y0FuQXJZOTk=", `{"error":"no token w/J\"a\u0026l"}`, `{"error":"no token w\/J\"a&l"}`, "sig=s%2fi+g",
 	} {
 		got := a.detail("%s", in)
-		for _, bad := range []string{"cAnArY99", "s/i g", "Y0FuQXJZOTk="} {
+		for _, bad := range []string{"cAnArY99", "s/i g", "Y0FuQXJZOTk=", "w/J", `w\/J`, "s%2fi+g"} {
 			if strings.Contains(got, bad) {
 				t.Errorf("%q became %q", in, got)
 			}

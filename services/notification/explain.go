@@ -71,7 +71,14 @@ func (s *Service) ExplainNotification(ctx context.Context, req *notificationv1.E
 		return nil, err
 	}
 	out := &notificationv1.ExplainNotificationResponse{}
+	limited := len(auth.From(ctx).Accounts) > 0
 	for _, v := range p.judge(n, now) {
+		if limited { // filters name other accounts, and routes are only for who may see all
+			if !v.takes {
+				continue
+			}
+			v.why = "the route takes it"
+		}
 		e := &notificationv1.RouteExplanation{Route: v.route.GetName(), Matches: v.takes, Reason: v.why}
 		if v.takes {
 			e.Receivers, e.ReceiversReason, e.Group, e.DueTime, e.DueReason, e.SilenceId = v.receivers, v.receiversReason, v.group, timestamppb.New(v.due), v.dueReason, v.silence

@@ -116,6 +116,14 @@ func TestExplanationIsWhatHappens(t *testing.T) {
 			t.Errorf("%v: %v", bad, err)
 		}
 	}
+	// What is said of routes to who may see only this account names no other.
+	w.route(&notificationv1.Route{Name: "theirs", Position: 1, Receivers: []string{"never"}, Filter: `account = "999999999999"`})
+	w.route(&notificationv1.Route{Name: "both", Position: 1, Receivers: []string{"web"}, Filter: `account = "999999999999" OR account = "111122223333"`, Proceed: true})
+	own := auth.With(t.Context(), auth.Principal{Kind: auditv1.PrincipalKind_PRINCIPAL_KIND_TOKEN, Name: "ana", Accounts: []string{"111122223333"}})
+	resp, err := w.service.ExplainNotification(own, &notificationv1.ExplainNotificationRequest{FindingId: id})
+	if err != nil || len(resp.GetRoutes()) != 3 || strings.Contains(resp.String(), "999999999999") || resp.GetRoutes()[0].GetRoute() != "both" || !slices.Equal(resp.GetRoutes()[0].GetReceivers(), []string{"web"}) {
+		t.Errorf("a caller of the account: %v, %v", resp, err)
+	}
 	// Who may not see the account does not learn that there is such a finding.
 	other := auth.With(t.Context(), auth.Principal{Kind: auditv1.PrincipalKind_PRINCIPAL_KIND_TOKEN, Name: "eve", Accounts: []string{"999999999999"}})
 	if _, err := w.service.ExplainNotification(other, &notificationv1.ExplainNotificationRequest{FindingId: id}); !errors.Is(err, errs.NotFound) {

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	authv1 "nightshift.dev/gen/nightshift/auth/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
@@ -180,6 +181,28 @@ func TestReapersAtOnce(t *testing.T) {
 	}
 	if ends, releases, requests := len(outgoing[runv1.RunFinished](t, s)), len(outgoing[runv1.RunReleased](t, s)), len(outgoing[scanv1.ScopeRequested](t, s)); ends != 10 || releases != 10 || requests != 20 {
 		t.Errorf("%d ends, %d releases, %d requests; want 10, 10 and 20", ends, releases, requests)
+	}
+}
+
+// An operator does a cleanup again, but not by parameters that only an admin
+// may give.
+func TestWhoDoesACleanupAgain(t *testing.T) {
+	t.Parallel()
+	s, _ := clocked(t)
+	for id, parameters := range map[string]map[string]string{"cleanup/1": nil, "cleanup/2": {"findings": "1d"}} {
+		begin(t, s, id, jobv1.OverlapPolicy_OVERLAP_POLICY_ALLOW, func(t *jobv1.Trigger) { t.Job, t.Kind, t.Parameters = "cleanup", "cleanup", parameters })
+		if _, err := s.FailRun(t.Context(), &runv1.FailRunRequest{RunId: id, Error: "no"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		id   string
+		role authv1.Role
+		may  bool
+	}{{"cleanup/1", authv1.Role_ROLE_OPERATOR, true}, {"cleanup/2", authv1.Role_ROLE_OPERATOR, false}, {"cleanup/2", authv1.Role_ROLE_ADMIN, true}} {
+		if _, err := s.RetryRun(bearing(t.Context(), c.role), &runv1.RetryRunRequest{Id: c.id}); (err == nil) != c.may || err != nil && errs.Reason(err) != "ROLE_TOO_LOW" {
+			t.Errorf("%s does %s again: %v", c.role, c.id, err)
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	authv1 "nightshift.dev/gen/nightshift/auth/v1"
 	jobv1 "nightshift.dev/gen/nightshift/job/v1"
 	runv1 "nightshift.dev/gen/nightshift/run/v1"
 	scanv1 "nightshift.dev/gen/nightshift/scan/v1"
@@ -120,6 +121,12 @@ func (s *Service) RetryRun(ctx context.Context, req *runv1.RetryRunRequest) (*ru
 		}
 		if !errors.Is(err, errs.NotFound) {
 			return err
+		}
+		// Nor does one get by an old run what the scheduler refuses for a new one: see RunJob.
+		if r.Kind == "cleanup" && len(r.Parameters) > 0 {
+			if err := auth.From(ctx).RequireRole(authv1.Role_ROLE_ADMIN, "cleaning up by the parameters of an earlier run"); err != nil {
+				return err
+			}
 		}
 		if !r.ended() {
 			return errs.New(errs.FailedPrecondition, "RUN_AT_WORK", "run %s has not ended; wait for it or cancel it", r.ID)

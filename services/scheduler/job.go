@@ -86,7 +86,16 @@ func (s *Service) GetJob(ctx context.Context, req *jobv1.GetJobRequest) (*jobv1.
 	if err != nil {
 		return nil, err
 	}
-	return &jobv1.GetJobResponse{Job: s.present(e.Value, e.Revision)}, nil
+	return &jobv1.GetJobResponse{Job: seen(ctx, s.present(e.Value, e.Revision))}, nil
+}
+
+// seen is a job as the caller may see it: parameters name accounts, and who may
+// see only some knows of no other.
+func seen(ctx context.Context, job *jobv1.Job) *jobv1.Job {
+	if len(auth.From(ctx).Accounts) > 0 {
+		job.Parameters = nil
+	}
+	return job
 }
 
 func (s *Service) get(ctx context.Context, name string) (*bus.Entry[*jobv1.Job], error) {
@@ -139,7 +148,7 @@ func (s *Service) ListJobs(ctx context.Context, req *jobv1.ListJobsRequest) (*jo
 	for _, st := range all {
 		s.mu.Lock() // for each, so that firing need not wait for all
 		if st.def != nil {
-			resp.Jobs = append(resp.Jobs, st.present(s.clock.time()))
+			resp.Jobs = append(resp.Jobs, seen(ctx, st.present(s.clock.time())))
 		}
 		s.mu.Unlock()
 	}

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,6 +56,36 @@ func TestWhoSaysWhatIsDeleted(t *testing.T) {
 		}
 		if got := <-asked[c.job]; got.GetRequestedBy() != want {
 			t.Errorf("asked for by %q, want %q", got.GetRequestedBy(), want)
+		}
+	}
+}
+
+// Who may see one account learns from a job of no other.
+func TestJobsForCallersOfOneAccount(t *testing.T) {
+	t.Parallel()
+	nats := devtest.NATS(t)
+	handle(t, nats, "waste")
+	r := start(t, connect(t, nats, "scheduler"), newWorld(monday).clock(0))
+	if _, err := r.CreateJob(t.Context(), &jobv1.CreateJobRequest{Job: &jobv1.Job{Name: "theirs", Kind: "waste", Schedule: "@yearly", Parameters: map[string]string{"accounts": "999988887777"}}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		accounts []string
+		sees     bool
+	}{{nil, true}, {[]string{"111122223333"}, false}} {
+		ctx := auth.With(t.Context(), auth.Principal{Kind: auditv1.PrincipalKind_PRINCIPAL_KIND_TOKEN, Name: "maria", Role: authv1.Role_ROLE_VIEWER, Accounts: c.accounts})
+		got, err := r.GetJob(ctx, &jobv1.GetJobRequest{Name: "theirs"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := r.ListJobs(ctx, &jobv1.ListJobsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{got.String(), all.String()} {
+			if strings.Contains(text, "999988887777") != c.sees || !strings.Contains(text, "theirs") {
+				t.Errorf("a caller of %v sees %s", c.accounts, text)
+			}
 		}
 	}
 }

@@ -104,6 +104,9 @@ const trustUnknown = "ARN_OF_NIGHTSHIFT"
 // digits and +=,.@:/_- alone, as the API holds it, and needs no quotes.
 func (c *cli) instructions(o *accountv1.Onboarding) string {
 	p := o.GetTemplateParameters()
+	if len(p) == 0 {
+		return "\nHow to make the role only admins are shown: the external id belongs to it.\n"
+	}
 	trusted := p[access.TrustedPrincipal]
 	if trusted == "" {
 		trusted = trustUnknown

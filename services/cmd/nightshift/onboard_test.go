@@ -273,3 +273,12 @@ func TestAccountStatesAndTemplates(t *testing.T) {
 		t.Errorf("a template that is none: %d %s", r.code, r.err)
 	}
 }
+
+// Who is not shown the external id gets no template that lacks it.
+func TestInstructionsAreForAdmins(t *testing.T) {
+	t.Parallel()
+	o := &accountv1.Onboarding{Account: &accountv1.Account{Id: "123456789010"}}
+	if got := (&cli{}).instructions(o); strings.Contains(got, "ExternalId=") || !strings.Contains(got, "only admins") {
+		t.Errorf("%s", got)
+	}
+}
