@@ -306,6 +306,29 @@ var verificationColumns = []column[*accountv1.Verification]{
 	{name: "end_time", text: func(v *accountv1.Verification) string { return stamp(v.GetEndTime()) }},
 }
 
+// tried leaves of checks that were not tried one line that says how many: when
+// the role cannot be assumed they would hide the one that says why.
+func tried(checks []*accountv1.Check) []*accountv1.Check {
+	var out []*accountv1.Check
+	var skipped *accountv1.Check
+	n := 0
+	for _, k := range checks {
+		if k.GetStatus() != accountv1.CheckStatus_CHECK_STATUS_SKIPPED {
+			out = append(out, k)
+			continue
+		}
+		skipped = k
+		n++
+	}
+	if n > 1 {
+		skipped = &accountv1.Check{Status: skipped.GetStatus(), Subject: many(int64(n), "check", "checks"), Detail: skipped.GetDetail()}
+	}
+	if n > 0 {
+		out = append(out, skipped)
+	}
+	return out
+}
+
 // printVerifications shows what was found, check by check on a table, and ends
 // with 1 when any is wrong, or lost by an error, and with 6 when AWS did not
 // say.
@@ -313,7 +336,7 @@ func (c *cli) printVerifications(all []*accountv1.Verification, lost int) error 
 	if c.output == formatTable {
 		p := newPrinter(c, func(checkRow) object { return nil }, permissionColumns)
 		for _, v := range all {
-			for _, k := range v.GetChecks() {
+			for _, k := range tried(v.GetChecks()) {
 				if err := p.add(checkRow{v.GetAccount(), k}); err != nil {
 					return err
 				}
