@@ -94,7 +94,7 @@ func TestAuditList(t *testing.T) {
 	_, env := serveAudit(t)
 	r := execute(t, env, "audit", "list")
 	lines := strings.Split(strings.TrimSpace(r.out), "\n")
-	want := []string{"service cleanup  ExemptionService/UpdateExemption  failed CONFLICT", "nobody known", "done", "outcome unknown"}
+	want := []string{"UpdateExemption of ExemptionService  failed CONFLICT", "nobody known", "done", "outcome unknown"}
 	if r.code != 0 || len(lines) != 2+len(want) {
 		t.Fatalf("code %d\n%s%s", r.code, r.out, r.err)
 	}
@@ -103,7 +103,7 @@ func TestAuditList(t *testing.T) {
 			t.Errorf("line %q, want %q", lines[2+i], w)
 		}
 	}
-	if !strings.Contains(lines[3], "denied ROLE_TOO_LOW") || !strings.Contains(lines[3], " 41 ") || !strings.Contains(lines[3], "10.0.3.7 ") {
+	if !strings.Contains(lines[3], "denied ROLE_TOO_LOW") || !strings.Contains(lines[3], "denied ROLE_TOO_LOW, 41 times") || !strings.Contains(lines[3], "10.0.3.7 ") {
 		t.Errorf("a denial is %q", lines[3])
 	}
 	if strings.ContainsFunc(r.out, func(r rune) bool { return dangerous(r) && r != '\n' }) {
