@@ -356,7 +356,7 @@ func (c *cli) printVerifications(all []*accountv1.Verification, lost int) error 
 			return err
 		}
 	}
-	wrong, unknown, total := lost, 0, len(all)+lost
+	wrong, unknown, total, why := lost, 0, len(all)+lost, ""
 	for _, v := range all {
 		switch v.GetOutcome() {
 		case accountv1.VerificationOutcome_VERIFICATION_OUTCOME_PASSED:
@@ -364,10 +364,13 @@ func (c *cli) printVerifications(all []*accountv1.Verification, lost int) error 
 			unknown++
 		default:
 			wrong++
+			why = ": " + wrongWith(v)
 		}
 	}
 	switch {
-	case wrong > 0:
+	case wrong == 1: // in full, which the table has no room for
+		return &exit{exitError, fmt.Sprintf("1 account of %d cannot be scanned as it should%s", total, why)}
+	case wrong > 1:
 		return &exit{exitError, fmt.Sprintf("%s of %d cannot be scanned as they should", many(int64(wrong), "account", "accounts"), total)}
 	case unknown > 0:
 		return &exit{exitPartial, fmt.Sprintf("AWS did not say everything of %s of %d: try again", many(int64(unknown), "account", "accounts"), total)}

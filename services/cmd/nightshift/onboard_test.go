@@ -194,7 +194,7 @@ func TestVerifyEndsAsItFound(t *testing.T) {
 	if !strings.Contains(r.out, "123456789011,FAILED,missing ec2:DescribeVolumes") {
 		t.Errorf("as CSV: %s", r.out)
 	}
-	if r := execute(t, env, "accounts", "verify", "123456789014"); strings.Count(r.out, "SKIPPED") != 1 || !strings.Contains(r.out, "3 checks") || !strings.Contains(r.out, "ASSUME_ROLE") {
+	if r := execute(t, env, "accounts", "verify", "123456789014"); strings.Count(r.out, "SKIPPED") != 1 || !strings.Contains(r.out, "3 checks") || !strings.Contains(r.out, "ASSUME_ROLE") || !strings.Contains(r.err, "as it should: no\n") {
 		t.Errorf("checks that were not tried are\n%s", r.out)
 	}
 	r = execute(t, env, "accounts", "verify", "123456789011", "123456789010", "-o", "jsonl")
