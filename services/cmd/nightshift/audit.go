@@ -358,7 +358,7 @@ func (c *cli) auditCard(a *auditCall, entries []*auditv1.Entry) {
 		fact{name: "who", text: who},
 		fact{name: "accounts", text: strings.Join(p.GetAccounts(), ", ")},
 		fact{name: "what", text: r.GetMethod()},
-		fact{name: "when", text: when(r.GetTime())},
+		fact{name: "when", text: format(r.GetTime(), time.DateTime)},
 		fact{name: "ended", text: ended},
 		fact{name: "times", text: times},
 		fact{name: "from", text: r.GetPeer()},

@@ -130,7 +130,7 @@ func TestAuditShow(t *testing.T) {
 	t.Parallel()
 	_, env := serveAudit(t)
 	r := execute(t, env, "audit", "show", "CALL1")
-	for _, want := range []string{"outcome", "done", "operator (t1)", "10.0.3.7:51234", "1 attempted, 3 succeeded", `{"x":1}`, "- gone: true", `+ new.x: 1`, `- tags[1]: "b"`, `+ tags[1]: "c"`} {
+	for _, want := range []string{"outcome", "done", "2026-09-01 12:30:00", "operator (t1)", "10.0.3.7:51234", "1 attempted, 3 succeeded", `{"x":1}`, "- gone: true", `+ new.x: 1`, `- tags[1]: "b"`, `+ tags[1]: "c"`} {
 		if !strings.Contains(r.out, want) {
 			t.Errorf("%q is missing in\n%s", want, r.out)
 		}
