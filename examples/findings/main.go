@@ -3,6 +3,7 @@
 // data directory, or the one in NIGHTSHIFT_TOKEN.
 //
 //	go run ./examples/findings
+//	NIGHTSHIFT_PERSISTENCE_ADDR=127.0.0.1:7306 NIGHTSHIFT_DATA_DIR=.nightshift go run ./examples/findings
 package main
 
 import (
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -34,7 +36,11 @@ func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	token := os.Getenv("NIGHTSHIFT_TOKEN")
-	if b, err := os.ReadFile(".nightshift/token"); token == "" && err == nil {
+	dir := os.Getenv("NIGHTSHIFT_DATA_DIR")
+	if dir == "" {
+		dir = ".nightshift"
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "token")); token == "" && err == nil {
 		token = strings.TrimSpace(string(b))
 	}
 	if token != "" {

@@ -423,7 +423,8 @@ func changed(t *findingv1.Transition) string {
 	if by := cmp.Or(t.GetAcknowledgement().GetBy(), t.GetActor()); by != "" {
 		parts = append(parts, "by "+by)
 	}
-	if x := t.GetExemption(); x.GetExpireTime() != nil {
+	// An end of an exemption names it, too, and until when it would have been.
+	if x := t.GetExemption(); x.GetExpireTime() != nil && t.GetKind() == findingv1.TransitionKind_TRANSITION_KIND_EXEMPTED {
 		parts = append(parts, since("until ", x.GetExpireTime()))
 	}
 	if note := t.GetAcknowledgement().GetNote(); note != "" {

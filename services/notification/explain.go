@@ -66,7 +66,7 @@ func (s *Service) ExplainNotification(ctx context.Context, req *notificationv1.E
 		return nil, err
 	}
 	n.Finding, n.Time, n.Transition = resp.GetFinding(), timestamppb.New(now), after(resp.GetFinding(), n.GetEvent(), transition)
-	p, err := s.policy(ctx)
+	p, err := s.policyOf(ctx, 0) // whoever has just changed a route asks what came of it
 	if err != nil {
 		return nil, err
 	}

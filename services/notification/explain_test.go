@@ -111,6 +111,13 @@ func TestExplanationIsWhatHappens(t *testing.T) {
 	if got := explain("FindingCommented", w.now()); len(got) != 5 || got[4] != `rest: FindingCommented is told only by routes whose filter asks for it, as in event = "FindingCommented"` {
 		t.Errorf("a comment is explained as\n%s", strings.Join(got, "\n"))
 	}
+	// A route that was made a moment ago is explained at once.
+	if _, err := w.config.SetRoute(t.Context(), &notificationv1.SetRouteRequest{Route: &notificationv1.Route{Name: "all", Receivers: []string{"ops"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := explain("", epoch); len(got) != 1 || !strings.HasPrefix(got[0], "all: ") {
+		t.Errorf("with a new route that takes all, it is explained as\n%s", strings.Join(got, "\n"))
+	}
 	for _, bad := range []*notificationv1.ExplainNotificationRequest{{FindingId: id, Event: "FindingOpend"}, {FindingId: id, Event: "RunAlertRaised"}, {FindingId: id, Time: &timestamppb.Timestamp{Seconds: -1 << 60}}} {
 		if _, err := w.service.ExplainNotification(t.Context(), bad); !errors.Is(err, errs.InvalidArgument) {
 			t.Errorf("%v: %v", bad, err)

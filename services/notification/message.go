@@ -9,6 +9,7 @@ import (
 
 	notificationv1 "nightshift.dev/gen/nightshift/notification/v1"
 	rulev1 "nightshift.dev/gen/nightshift/rule/v1"
+	"nightshift.dev/pkg/plain"
 )
 
 const (
@@ -108,7 +109,7 @@ func line(m *notificationv1.Message, silenced int64) string {
 		out += ", " + strings.TrimPrefix(m.GetSeverity().String(), "SEVERITY_")
 	}
 	if m.GetMonthlyCostHigh() > 0 {
-		out += fmt.Sprintf(", up to $%.2f a month", m.GetMonthlyCostHigh())
+		out += ", up to " + plain.Dollars(m.GetMonthlyCostHigh(), m.GetMonthlyCostHigh()) + " a month"
 	}
 	return out
 }

@@ -97,11 +97,14 @@ type policies struct {
 
 // policy is who hears of what, as of the last seconds, or as of when it could
 // last be asked for. It fails when it never could.
-func (s *Service) policy(ctx context.Context) (*policy, error) {
+func (s *Service) policy(ctx context.Context) (*policy, error) { return s.policyOf(ctx, policyAge) }
+
+// policyOf is a policy that was asked for no longer ago than age.
+func (s *Service) policyOf(ctx context.Context, age time.Duration) (*policy, error) {
 	s.policies.mu.Lock()
 	defer s.policies.mu.Unlock()
 	known := s.policies.known
-	if known != nil && time.Since(s.policies.asked) < policyAge {
+	if known != nil && time.Since(s.policies.asked) < age {
 		return known, nil
 	}
 	req := &notificationv1.GetConfigRequest{}

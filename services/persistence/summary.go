@@ -283,7 +283,10 @@ func (s *Service) ListFindingDays(ctx context.Context, req *findingv1.ListFindin
 		return nil, err
 	}
 	n := int(end.Sub(start).Hours()/24) + 1
-	if n < 1 || n > mostDays {
+	switch {
+	case n < 1:
+		return nil, bad.Field("start_date", "is %s, which is after end_date, %s", start.Format(time.DateOnly), end.Format(time.DateOnly))
+	case n > mostDays:
 		return nil, bad.Field("start_date", "is %s, which is %d days before end_date; may be 0 to %d", start.Format(time.DateOnly), n-1, mostDays-1)
 	}
 	q := db.NewSelect().TableExpr("finding_days AS f").Where("f.day <= ?::date", end.Format(time.DateOnly)).

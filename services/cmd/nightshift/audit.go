@@ -60,6 +60,14 @@ func (a *auditCall) outcome() string {
 	}
 }
 
+// outcomes says also how many calls of a flood it stands for.
+func (a *auditCall) outcomes() string {
+	if n := a.first().GetCount(); n > 1 {
+		return fmt.Sprintf("%s, %s times", a.outcome(), count(n))
+	}
+	return a.outcome()
+}
+
 func (a *auditCall) paint() paint {
 	switch {
 	case a.ended == nil, a.ended.GetPhase() == auditv1.Phase_PHASE_FAILED:
@@ -85,13 +93,14 @@ func callerOf(p *auditv1.Principal) string {
 	}
 }
 
-// shortMethod leaves out the package.
+// shortMethod leaves out the package, and has what was called first: it is
+// what may not be cut off.
 func shortMethod(m string) string {
 	pkg, call, ok := strings.Cut(m, "/")
 	if !ok {
 		return m
 	}
-	return pkg[strings.LastIndex(pkg, ".")+1:] + "/" + call
+	return call + " of " + pkg[strings.LastIndex(pkg, ".")+1:]
 }
 
 func host(peer string) string {
@@ -107,8 +116,8 @@ var auditColumns = []column[*auditCall]{
 	{name: "principal", head: "Who", flex: 12, text: func(a *auditCall) string { return callerOf(a.first().GetPrincipal()) }},
 	{name: "method", head: "What", flex: 20, text: func(a *auditCall) string { return shortMethod(a.first().GetMethod()) },
 		csv: func(a *auditCall) string { return a.first().GetMethod() }},
-	{name: "outcome", head: "Outcome", flex: 12, text: (*auditCall).outcome, paint: (*auditCall).paint},
-	{name: "count", head: "Times", number: true, spare: 2, text: func(a *auditCall) string { return strconv.FormatInt(a.first().GetCount(), 10) }},
+	{name: "outcome", head: "Outcome", flex: 24, text: (*auditCall).outcomes, paint: (*auditCall).paint, csv: (*auditCall).outcome},
+	{name: "count", text: func(a *auditCall) string { return strconv.FormatInt(a.first().GetCount(), 10) }},
 	{name: "peer", head: "From", flex: 9, spare: 1, text: func(a *auditCall) string { return host(a.first().GetPeer()) },
 		csv: func(a *auditCall) string { return a.first().GetPeer() }},
 	{name: "call_id", head: "Call", text: func(a *auditCall) string { return a.first().GetCallId() }},
@@ -349,7 +358,7 @@ func (c *cli) auditCard(a *auditCall, entries []*auditv1.Entry) {
 		fact{name: "who", text: who},
 		fact{name: "accounts", text: strings.Join(p.GetAccounts(), ", ")},
 		fact{name: "what", text: r.GetMethod()},
-		fact{name: "when", text: when(r.GetTime())},
+		fact{name: "when", text: format(r.GetTime(), time.DateTime)},
 		fact{name: "ended", text: ended},
 		fact{name: "times", text: times},
 		fact{name: "from", text: r.GetPeer()},

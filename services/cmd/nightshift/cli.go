@@ -119,6 +119,9 @@ opened to resolved, and says what it costs.
 			}
 		},
 	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return hint{err, "\"" + cmd.CommandPath() + " --help\" lists the flags."}
+	})
 	f := root.PersistentFlags()
 	f.StringVarP(&c.output, "output", "o", "table", "output: "+strings.Join(formats, ", "))
 	f.StringVar(&c.dataDir, "data-dir", "", `directory of "up", also where other commands learn its addresses (default "`+defaultDataDir+`", or $NIGHTSHIFT_DATA_DIR)`)

@@ -71,7 +71,10 @@ func (c *cli) finish(ctx context.Context, err error) int {
 		}
 	case !c.started: // cobra's own: a command or flag that does not exist
 		code = exitUsage
-		text = strings.ReplaceAll(text, "\n\n", "\n") + "\nTry \"nightshift --help\"."
+		at := hint{advice: "Try \"nightshift --help\"."}
+		_ = errors.As(err, &at)
+		text = strings.ReplaceAll(text, "\n\n", "\n") + "\n" + at.advice
+		err = nil // its advice is said
 	case errors.As(err, new(*unanswered)):
 	case errors.As(err, &served):
 		if served.Kind() == errs.InvalidArgument || served.Kind() == errs.OutOfRange {

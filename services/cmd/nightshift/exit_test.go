@@ -41,7 +41,7 @@ func TestExitCodes(t *testing.T) {
 		{"bogus", good, exitUsage, "unknown command"},
 		{"findngs list", good, exitUsage, "did you mean findings"},
 		{"jobs lst", good, exitUsage, "did you mean"},
-		{"findings list --bogus", good, exitUsage, "unknown flag"},
+		{"findings list --bogus", good, exitUsage, "unknown flag: --bogus\n  \"nightshift findings list --help\" lists the flags.\n"},
 		{"findings list extra", good, exitUsage, "unknown command"},
 		{"findings list -o xml", good, exitUsage, "is not one of table, json"},
 		{"findings list --color blue", good, exitUsage, "--color"},

@@ -178,6 +178,11 @@ func dayColumns(savings bool) []column[*findingv1.FindingDay] {
 	return columns
 }
 
+// happened says whether something was open on a day, or became of it.
+func happened(d *findingv1.FindingDay) bool {
+	return d.GetOpen()+d.GetOpened()+d.GetReopened()+d.GetResolved()+d.GetExempted() > 0
+}
+
 var lastDays = regexp.MustCompile(`^([0-9]{1,4})d$`)
 
 // days is a command about what became of findings day by day.
@@ -221,6 +226,9 @@ func (c *cli) days(use, short, long, example string, savings bool) *cobra.Comman
 			}
 			p := newPrinter(c, func(d *findingv1.FindingDay) object { return tree(d) }, dayColumns(savings))
 			var low, high, lostLow, lostHigh float64
+			if c.output == formatTable { // nothing is known of days before the first finding
+				r.Days = slices.Delete(r.Days, 0, max(0, slices.IndexFunc(r.Days, happened)))
+			}
 			for _, d := range r.GetDays() {
 				low, high, lostLow, lostHigh = low+d.GetSavedLow(), high+d.GetSavedHigh(), lostLow+d.GetLostLow(), lostHigh+d.GetLostHigh()
 				if savings && c.output == formatTable && d.GetResolved() == 0 && d.GetSavedHigh() == 0 && d.GetLostHigh() == 0 {

@@ -36,6 +36,7 @@ func (f *fake) SummarizeFindings(_ context.Context, r *findingv1.SummarizeFindin
 func (f *fake) ListFindingDays(_ context.Context, r *findingv1.ListFindingDaysRequest) (*findingv1.ListFindingDaysResponse, error) {
 	f.got(r)
 	return &findingv1.ListFindingDaysResponse{Days: []*findingv1.FindingDay{
+		{Date: "2026-08-30"},
 		{Date: "2026-08-31", Open: 1234, MonthlyCostLow: 1, MonthlyCostHigh: 2},
 		{Date: "2026-09-01", Open: 1233, Resolved: 1, SavedLow: 40, SavedHigh: 60, LostLow: 1, LostHigh: 1},
 	}}, nil
@@ -130,7 +131,7 @@ func TestFindingsAreSummedAsTheFlagsSay(t *testing.T) {
 		t.Errorf("savings are %s%s", r.out, r.err)
 	}
 	f.requests = nil
-	if r := execute(t, env, "findings", "trend", "--since", "2026-08-31"); r.code != 0 || !strings.Contains(r.out, "2026-08-31") || f.requests[0].(*findingv1.ListFindingDaysRequest).GetStartDate() != "2026-08-31" {
+	if r := execute(t, env, "findings", "trend", "--since", "2026-08-31"); r.code != 0 || strings.Contains(r.out, "2026-08-30") || !strings.Contains(r.out, "2026-08-31") || f.requests[0].(*findingv1.ListFindingDaysRequest).GetStartDate() != "2026-08-31" {
 		t.Errorf("code %d: %s%s", r.code, r.out, r.err)
 	}
 	f.requests = nil

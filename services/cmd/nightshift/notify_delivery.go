@@ -80,7 +80,7 @@ func (c *cli) printDelivery(d *notificationv1.Delivery) error {
 			if a.GetOk() {
 				outcome, p = "arrived", green
 			}
-			c.print("  %s  %s  %s  %s\n", when(a.GetTime()), c.outPaint(p, outcome), duration(a.GetDuration()), clean(a.GetDetail()))
+			c.print("  %s  %s  %s  %s\n", format(a.GetTime(), time.DateTime), c.outPaint(p, outcome), duration(a.GetDuration()), clean(a.GetDetail()))
 		}
 	})
 }

@@ -343,7 +343,7 @@ func (f *routeFlags) add(c *cli, cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.description, "description", "", "what it is for")
 	fl.Int32Var(&f.position, "position", 0, "lower ones are tried first, 0 to 10000")
-	fl.StringVar(&f.filter, "filter", "", `what it takes, such as 'event = "FindingOpened" AND severity >= "HIGH"'; empty: everything`)
+	fl.StringVar(&f.filter, "filter", "", `what it takes, such as 'category = "SECURITY" AND severity >= "HIGH"'; empty: everything`)
 	fl.StringSliceVar(&f.receivers, "receiver", nil, "who hears; with --to-owner, who hears when the owner has no contact")
 	fl.BoolVar(&f.owner, "to-owner", false, "the owner of a finding hears")
 	fl.BoolVar(&f.proceed, "proceed", false, "later routes are tried, too")
@@ -445,7 +445,7 @@ func (c *cli) routesSet() *cobra.Command {
 	var cmd *cobra.Command
 	cmd = c.routeCommand("set", "Make a route, or change what is given of one",
 		`  nightshift notify routes set finops --filter 'category = "WASTE" AND monthly_cost > 100' --receiver finops --group-by account,owner --digest "MON 08:00 Europe/Dublin"
-  nightshift notify routes set urgent --position 1 --filter 'event = "FindingOpened" AND severity >= "CRITICAL"' --receiver pager --repeat 4h --proceed
+  nightshift notify routes set urgent --position 1 --filter 'severity >= "CRITICAL"' --receiver pager --repeat 4h --proceed
   nightshift notify routes set owners --to-owner --receiver oncall --group-by owner --quiet "MON-FRI 18:00-08:00 Europe/Dublin" --quiet "SAT,SUN 00:00-00:00 Europe/Dublin" --quiet-below critical
   nightshift notify routes set finops --digest none --paused`,
 		func(ctx context.Context, api notificationv1.NotificationConfigServiceClient, name string) error {

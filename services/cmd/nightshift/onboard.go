@@ -309,6 +309,29 @@ var verificationColumns = []column[*accountv1.Verification]{
 	{name: "end_time", text: func(v *accountv1.Verification) string { return stamp(v.GetEndTime()) }},
 }
 
+// tried leaves of checks that were not tried one line that says how many: when
+// the role cannot be assumed they would hide the one that says why.
+func tried(checks []*accountv1.Check) []*accountv1.Check {
+	var out []*accountv1.Check
+	var skipped *accountv1.Check
+	n := 0
+	for _, k := range checks {
+		if k.GetStatus() != accountv1.CheckStatus_CHECK_STATUS_SKIPPED {
+			out = append(out, k)
+			continue
+		}
+		skipped = k
+		n++
+	}
+	if n > 1 {
+		skipped = &accountv1.Check{Status: skipped.GetStatus(), Subject: many(int64(n), "check", "checks"), Detail: skipped.GetDetail()}
+	}
+	if n > 0 {
+		out = append(out, skipped)
+	}
+	return out
+}
+
 // printVerifications shows what was found, check by check on a table, and ends
 // with 1 when any is wrong, or lost by an error, and with 6 when AWS did not
 // say.
@@ -316,7 +339,7 @@ func (c *cli) printVerifications(all []*accountv1.Verification, lost int) error 
 	if c.output == formatTable {
 		p := newPrinter(c, func(checkRow) object { return nil }, permissionColumns)
 		for _, v := range all {
-			for _, k := range v.GetChecks() {
+			for _, k := range tried(v.GetChecks()) {
 				if err := p.add(checkRow{v.GetAccount(), k}); err != nil {
 					return err
 				}
@@ -336,7 +359,7 @@ func (c *cli) printVerifications(all []*accountv1.Verification, lost int) error 
 			return err
 		}
 	}
-	wrong, unknown, total := lost, 0, len(all)+lost
+	wrong, unknown, total, why := lost, 0, len(all)+lost, ""
 	for _, v := range all {
 		switch v.GetOutcome() {
 		case accountv1.VerificationOutcome_VERIFICATION_OUTCOME_PASSED:
@@ -344,10 +367,13 @@ func (c *cli) printVerifications(all []*accountv1.Verification, lost int) error 
 			unknown++
 		default:
 			wrong++
+			why = ": " + wrongWith(v)
 		}
 	}
 	switch {
-	case wrong > 0:
+	case wrong == 1: // in full, which the table has no room for
+		return &exit{exitError, fmt.Sprintf("1 account of %d cannot be scanned as it should%s", total, why)}
+	case wrong > 1:
 		return &exit{exitError, fmt.Sprintf("%s of %d cannot be scanned as they should", many(int64(wrong), "account", "accounts"), total)}
 	case unknown > 0:
 		return &exit{exitPartial, fmt.Sprintf("AWS did not say everything of %s of %d: try again", many(int64(unknown), "account", "accounts"), total)}

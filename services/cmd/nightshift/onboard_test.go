@@ -34,7 +34,7 @@ func (f *fake) CreateOnboarding(_ context.Context, r *accountv1.CreateOnboarding
 	return &accountv1.CreateOnboardingResponse{Onboarding: fakeOnboarding(r.GetAccount(), accountv1.OnboardingState_ONBOARDING_STATE_PENDING), Created: true}, nil
 }
 
-// VerifyAccount passes, unless the number ends in 1 (a permission is missing), 2 (nobody said) or 3 (nobody knows it).
+// VerifyAccount passes, unless the number ends in 1 (a permission is missing), 2 (nobody said), 3 (nobody knows it) or 8 (the role cannot be assumed).
 func (f *fake) VerifyAccount(_ context.Context, r *accountv1.VerifyAccountRequest) (*accountv1.VerifyAccountResponse, error) {
 	f.got(r)
 	v := &accountv1.Verification{Account: r.GetId(), Outcome: accountv1.VerificationOutcome_VERIFICATION_OUTCOME_PASSED, StartTime: at, EndTime: at,
@@ -46,6 +46,10 @@ func (f *fake) VerifyAccount(_ context.Context, r *accountv1.VerifyAccountReques
 	case '2':
 		v.Outcome = accountv1.VerificationOutcome_VERIFICATION_OUTCOME_UNKNOWN
 		v.Checks[0].Status, v.Checks[0].Detail = accountv1.CheckStatus_CHECK_STATUS_UNKNOWN, "ec2:DescribeVolumes is throttled"
+	case '8':
+		v.Outcome = accountv1.VerificationOutcome_VERIFICATION_OUTCOME_FAILED
+		v.Checks[0].Status, v.Checks[0].Detail = accountv1.CheckStatus_CHECK_STATUS_SKIPPED, "not tried"
+		v.Checks = append(v.Checks, v.Checks[0], v.Checks[0], &accountv1.Check{Kind: accountv1.CheckKind_CHECK_KIND_ASSUME_ROLE, Status: accountv1.CheckStatus_CHECK_STATUS_DENIED, Detail: "no"})
 	case '3':
 		return nil, errs.New(errs.NotFound, "ACCOUNT_NOT_FOUND", "account %s is not registered", r.GetId())
 	}
@@ -189,6 +193,9 @@ func TestVerifyEndsAsItFound(t *testing.T) {
 	r := execute(t, env, "accounts", "verify", "123456789011", "-o", "csv")
 	if !strings.Contains(r.out, "123456789011,FAILED,missing ec2:DescribeVolumes") {
 		t.Errorf("as CSV: %s", r.out)
+	}
+	if r := execute(t, env, "accounts", "verify", "123456789018"); strings.Count(r.out, "SKIPPED") != 1 || !strings.Contains(r.out, "3 checks") || !strings.Contains(r.out, "ASSUME_ROLE") || !strings.Contains(r.err, "as it should: no\n") {
+		t.Errorf("checks that were not tried are\n%s", r.out)
 	}
 	r = execute(t, env, "accounts", "verify", "123456789011", "123456789010", "-o", "jsonl")
 	if strings.Count(r.out, "\n") != 2 || !strings.Contains(r.out, `"missing":"ec2:DescribeVolumes"`) {

@@ -137,7 +137,9 @@ var reachedBy = map[string]string{
 	"systemlog.v1.SystemLogService/WatchEntries":               "logs --follow",
 }
 
-// switchboard answers every call of every service with next to nothing, and notes it.
+// switchboard answers every call of every service with next to nothing, but for
+// the first of a method that is waited for: that one ends with its caller, who
+// could make nothing of such an answer.
 type switchboard struct {
 	mu     sync.Mutex
 	called map[string]func() // to be told, by method
@@ -147,7 +149,7 @@ func (s *switchboard) expect(method string) (called <-chan struct{}) {
 	c := make(chan struct{})
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.called[method] = sync.OnceFunc(func() { close(c) })
+	s.called[method] = func() { close(c) }
 	return c
 }
 
@@ -156,9 +158,12 @@ func (s *switchboard) answer(_ any, stream grpc.ServerStream) error {
 	method = strings.TrimPrefix(method, "/nightshift.")
 	s.mu.Lock()
 	told := s.called[method]
+	delete(s.called, method)
 	s.mu.Unlock()
 	if told != nil {
 		told()
+		<-stream.Context().Done()
+		return stream.Context().Err()
 	}
 	if err := stream.RecvMsg(&emptypb.Empty{}); err != nil {
 		return err
