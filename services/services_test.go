@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -151,6 +152,51 @@ func TestImportsAreForThoseWhoMay(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// The stack of the compose file is secure without further ado: everybody shows
+// a certificate, and nobody has the keys of another.
+func TestComposeKeepsKeysApart(t *testing.T) {
+	t.Parallel()
+	compose := read(t, "../docker-compose.yml")
+	for _, bad := range []string{"NIGHTSHIFT_INSECURE", "NATS_URL:", "nats://", "\n    ports:"} {
+		if strings.Contains(compose, bad) {
+			t.Errorf("docker-compose.yml has %q", bad)
+		}
+	}
+	_, blocks, found := strings.Cut(compose, "\nservices:\n")
+	blocks, _, end := strings.Cut(blocks, "\nnetworks:\n")
+	if !found || !end {
+		t.Fatal("docker-compose.yml has no services, or no networks after them")
+	}
+	mounts := map[string]string{}
+	heads := regexp.MustCompile(`(?m)^  ([a-z-]+):$`).FindAllStringSubmatchIndex(blocks, -1)
+	for i, h := range heads {
+		body := blocks[h[1]:]
+		if i+1 < len(heads) {
+			body = blocks[h[1]:heads[i+1][0]]
+		}
+		name := blocks[h[2]:h[3]]
+		for _, m := range regexp.MustCompile(`(keys[a-z-]*):(/\S*?):?(ro)?["\]\s]`).FindAllStringSubmatch(body, -1) {
+			if mounts[name] != "" || m[3] != "ro" {
+				t.Errorf("%s mounts %s, and has %q already; keys are mounted read-only, one volume each", name, m[0], mounts[name])
+			}
+			mounts[name] = m[1] + " " + m[2]
+		}
+		if strings.Contains(body, "*keymaker") && !slices.Contains([]string{"certs", "nats-users"}, name) {
+			t.Errorf("%s has every key", name)
+		}
+	}
+	want := map[string]string{"nats": "keys-nats /etc/nats/keys", "nightshift": "keys-operator /keys"}
+	for _, def := range services.All {
+		want[def.Name] = "keys-" + def.Name + " /keys"
+		if !strings.Contains(compose, "    - keys-"+def.Name+":/deploy/"+def.Name+"\n") {
+			t.Errorf("nothing fills the volume keys-%s", def.Name)
+		}
+	}
+	if !maps.Equal(mounts, want) {
+		t.Errorf("keys are mounted as %v; want %v", mounts, want)
 	}
 }
 

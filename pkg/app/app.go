@@ -112,6 +112,7 @@ var ports = map[string]int{
 type Config struct {
 	Listen      string        `env:"NIGHTSHIFT_LISTEN" help:"Address the gRPC server listens on. Default: 127.0.0.1 and the service's well-known port."`
 	NATSURL     string        `env:"NATS_URL" envDefault:"nats://127.0.0.1:4222" help:"NATS servers, separated by commas; with tls:// they must have a certificate of the CA in NIGHTSHIFT_TLS_DIR, and are shown the service's."`
+	NATSURLFile string        `env:"NATS_URL_FILE" help:"File with the NATS_URL to use, as \"nightshift deploy nats\" writes it, so that its password is in no environment. Default: none."`
 	Replicas    int           `env:"NIGHTSHIFT_STREAM_REPLICAS" envDefault:"0" help:"How many NATS servers keep each stream, 1 to 5: 3 in production. 0 leaves streams as they are and makes new ones with 1."`
 	TLSDir      string        `env:"NIGHTSHIFT_TLS_DIR" help:"Directory with ca.crt, tls.crt and tls.key, read again when they change: callers must show a certificate of the CA or a token. Default: none, and nobody is asked."`
 	TokenFile   string        `env:"NIGHTSHIFT_TOKEN_FILE" help:"File with a token to call other services of this machine with that have no TLS, such as .nightshift/token for a service beside nightshift up. Default: none."`

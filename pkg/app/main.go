@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -18,7 +17,6 @@ import (
 	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
-	"nightshift.dev/pkg/bus"
 	"nightshift.dev/pkg/config"
 )
 
@@ -89,10 +87,11 @@ func serve(def Definition, lookup func(string) (string, bool)) error {
 	if err != nil {
 		return err
 	}
-	events := bus.Config{URL: cfg.NATSURL, Replicas: cfg.Replicas}
-	if strings.Contains(cfg.NATSURL, "tls://") {
-		events.TLS = security.ServiceTLS()
+	events, err := NATS(cfg.NATSURL, cfg.NATSURLFile, security)
+	if err != nil {
+		return err
 	}
+	events.Replicas = cfg.Replicas
 	host, err := Start(ctx, Options{
 		Definitions: []Definition{def},
 		Listen:      func(string) string { return listenAddr(def, cfg) },

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/bus"
 )
 
@@ -26,6 +27,7 @@ const natsConfig = "nightshift.conf"
 func (c *cli) deployNATS() *cobra.Command {
 	var dir, server string
 	var rotate []string
+	var withCerts bool
 	cmd := &cobra.Command{
 		Use:   "nats --out DIR",
 		Short: "Write a NATS user for each service, with no more rights than it needs",
@@ -34,10 +36,14 @@ for operators, and what each may do. Passwords are made at random; the file has 
 for each user, such as waste.env, readable by you alone, with the NATS_URL of that service.
 
 Passwords that are there already are kept: run it again with a newer version for newer rights, and have the server reload its
-configuration. --rotate makes a new one.`,
+configuration. --rotate makes a new one.
+
+With --with-certs each user's file is nats.env in the directory that "deploy certs" makes for the same service, for its
+NATS_URL_FILE: one directory has all that a service needs, and nothing of another.`,
 		Example: `  nightshift deploy nats --out ./nats
   nightshift deploy nats --out ./nats --server nats://nats-0:4222,nats://nats-1:4222
-  nightshift deploy nats --out ./nats --rotate waste,subscriber`,
+  nightshift deploy nats --out ./nats --rotate waste,subscriber
+  nightshift deploy nats --out certs --with-certs --server tls://nats:4222`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			var names []string
@@ -53,12 +59,10 @@ configuration. --rotate makes a new one.`,
 			if err != nil {
 				return err
 			}
-			if err := os.MkdirAll(dir, 0o700); err != nil {
-				return err
-			}
+			files := natsFiles(dir, withCerts)
 			passwords := map[string]string{}
 			for _, name := range names {
-				old, err := natsPassword(filepath.Join(dir, name+".env"), name)
+				old, err := natsPassword(files(name), name)
 				if err != nil {
 					return err
 				}
@@ -76,12 +80,12 @@ configuration. --rotate makes a new one.`,
 					s.User = url.UserPassword(name, passwords[name])
 					with = append(with, s.String())
 				}
-				if err := replaceFile(filepath.Join(dir, name+".env"), "NATS_URL="+strings.Join(with, ",")+"\n", 0o600); err != nil {
+				if err := replaceFile(files(name), "NATS_URL="+strings.Join(with, ",")+"\n", 0o600); err != nil {
 					return err
 				}
 			}
 			// Hashes of long random passwords: the server's own user may read them.
-			if err := replaceFile(filepath.Join(dir, natsConfig), config, 0o644); err != nil {
+			if err := replaceFile(files(natsServer), config, 0o644); err != nil {
 				return err
 			}
 			c.say("wrote %s and the credentials of %s to %s", natsConfig, strings.Join(names, ", "), dir)
@@ -91,10 +95,32 @@ configuration. --rotate makes a new one.`,
 	f := cmd.Flags()
 	f.StringVar(&dir, "out", "", "directory to write to")
 	f.StringVar(&server, "server", "nats://127.0.0.1:4222", "where services find NATS, separated by commas; tls://host:4222 for encrypted connections")
+	f.BoolVar(&withCerts, "with-certs", false, "a directory for each user, as \"deploy certs\" makes them; the admin's is the operator's, the server's is nats")
 	f.StringSliceVar(&rotate, "rotate", nil, "users that get a new password")
 	_ = cmd.MarkFlagRequired("out")
 	_ = cmd.MarkFlagDirname("out")
 	return cmd
+}
+
+// natsServer stands for the server among the users.
+const natsServer = "nats"
+
+// natsFiles tells where the file of a user is, and that of the server.
+func natsFiles(dir string, withCerts bool) func(user string) string {
+	return func(user string) string {
+		switch {
+		case withCerts && user == natsServer:
+			return filepath.Join(dir, natsServer, natsConfig)
+		case user == natsServer:
+			return filepath.Join(dir, natsConfig)
+		case withCerts && user == bus.UserAdmin:
+			return filepath.Join(dir, auth.Operator, "nats.env") // the same people
+		case withCerts:
+			return filepath.Join(dir, user, "nats.env")
+		default:
+			return filepath.Join(dir, user+".env")
+		}
+	}
 }
 
 // serverURLs reads a list of NATS servers.
@@ -132,8 +158,11 @@ func natsPassword(path, user string) (string, error) {
 	return "", fmt.Errorf("%s is not what this command writes; move it away, and a new password is made", path)
 }
 
-// replaceFile writes a file whole or not at all.
+// replaceFile writes a file whole or not at all, and makes its directory.
 func replaceFile(path, content string, mode fs.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
 	fresh := path + ".new"
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

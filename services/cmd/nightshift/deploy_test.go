@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,5 +65,40 @@ func TestDeployNATS(t *testing.T) {
 	}
 	if _, said := run(); said.code == 0 || !strings.Contains(said.err, "waste.env") {
 		t.Errorf("a file of somebody else: %+v", said)
+	}
+}
+
+// Beside the certificates each user's file is in a directory of its own.
+func TestDeployNATSWithCerts(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	run := func() map[string]string {
+		t.Helper()
+		if said := terminal(context.Background(), 0, nil, "deploy", "nats", "--out", dir, "--with-certs", "--server", "tls://nats:4222"); said.code != 0 {
+			t.Fatalf("%+v", said)
+		}
+		files := map[string]string{}
+		for _, u := range bus.Users() {
+			of := u.Name
+			if of == bus.UserAdmin {
+				of = "operator"
+			}
+			b, err := os.ReadFile(filepath.Join(dir, of, "nats.env"))
+			if err != nil || !strings.HasPrefix(string(b), "NATS_URL=tls://"+u.Name+":") {
+				t.Errorf("%s: %s, %v", u.Name, b, err)
+			}
+			files[u.Name] = string(b)
+		}
+		return files
+	}
+	first := run()
+	if again := run(); !maps.Equal(first, again) {
+		t.Error("passwords were not kept")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "nats", natsConfig)); err != nil {
+		t.Error(err)
+	}
+	if top, err := filepath.Glob(filepath.Join(dir, "*.*")); err != nil || len(top) > 0 {
+		t.Errorf("also in the directory of all: %v, %v", top, err)
 	}
 }

@@ -26,6 +26,7 @@ import (
 
 	healthv1 "nightshift.dev/gen/nightshift/health/v1"
 	"nightshift.dev/pkg/app"
+	"nightshift.dev/pkg/auth"
 	"nightshift.dev/pkg/aws"
 	"nightshift.dev/pkg/bus"
 	"nightshift.dev/pkg/config"
@@ -353,7 +354,7 @@ func (d *doctor) nats(ctx context.Context) {
 	}
 	at = cmp.Or(at, "nats://127.0.0.1:4222")
 	before := d.c.now()
-	st, err := bus.Inspect(ctx, bus.Config{URL: at, Service: "nightshift-doctor", Log: slog.New(slog.DiscardHandler)})
+	st, err := d.inspect(ctx, at)
 	if err != nil {
 		d.say("nats", "connection", fail, "NATS cannot be used: "+why(err), "Start NATS with JetStream, or set NATS_URL to where it is. Until then nothing fires and what the services have to say waits.")
 		d.clock(clock{of: "NATS", unknown: "NATS does not answer"})
@@ -424,6 +425,24 @@ func (d *doctor) nats(ctx context.Context) {
 	} else {
 		d.say("disk", "JetStream", ok, size(int64(st.Stored))+" stored", "")
 	}
+}
+
+// inspect looks at NATS as a service would that has the same environment.
+func (d *doctor) inspect(ctx context.Context, at string) (*bus.Status, error) {
+	log := slog.New(slog.DiscardHandler)
+	var security app.Security
+	if dir := cmp.Or(d.c.tlsDir, d.c.env("NIGHTSHIFT_TLS_DIR")); dir != "" {
+		var err error
+		if security.TLS, err = auth.LoadTLS(dir, log); err != nil {
+			return nil, err
+		}
+	}
+	cfg, err := app.NATS(at, d.c.env("NATS_URL_FILE"), security)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Service, cfg.Log = "nightshift-doctor", log
+	return bus.Inspect(ctx, cfg)
 }
 
 // natsSync asks a server's monitoring how often it brings what it stores to the
