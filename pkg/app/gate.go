@@ -52,6 +52,9 @@ func (g *gate) enter(ctx context.Context, fullMethod string) (context.Context, *
 		case err == nil:
 			e.principal = who
 		case e.rights == nil || !e.rights.Public:
+			if who.ID != "" { // a token that has ended is still somebody's
+				e.principal = who
+			}
 			return ctx, e, g.deny(ctx, e, err)
 		}
 	}

@@ -111,6 +111,26 @@ func TestTheOrderOfTheEdge(t *testing.T) {
 	}
 }
 
+// Whoever tries a token that has ended is named in the audit log: it may have
+// been stolen.
+func TestAnEndedTokenIsNamed(t *testing.T) {
+	t.Parallel()
+	e, kept := guard(t, Security{Tokens: true}, func() *authv1.Token {
+		revoked := token(authv1.Role_ROLE_ADMIN)
+		revoked.RevokeTime = timestamppb.Now()
+		return revoked
+	})
+	_, err := e.unary(from(t.Context(), "127.0.0.1:999", auth.NewToken()), &jobv1.GetJobRequest{Name: "x"}, &grpc.UnaryServerInfo{FullMethod: get1}, nil)
+	if errs.Reason(err) != "TOKEN_REVOKED" {
+		t.Error(err)
+	}
+	e.gate.audit.close(t.Context())
+	if r := kept.records[0]; len(kept.records) != 1 || r.GetPrincipal().GetName() != "ana" || r.GetPrincipal().GetId() != "1" || r.GetPrincipal().GetRole() != 0 {
+		t.Errorf("the audit log has %v", kept.records)
+	}
+	e.gate.audit.start()
+}
+
 // Nothing changes while the audit log cannot be written; reading goes on.
 func TestNoChangeWithoutAudit(t *testing.T) {
 	t.Parallel()

@@ -161,13 +161,15 @@ func bound[V any](m map[[sha256.Size]byte]V, old func(V) bool) {
 	}
 }
 
-// judge is who bears a token at a moment.
+// judge is who bears a token at a moment. One that has ended is still
+// somebody's, who may nothing: the audit log wants to know.
 func judge(t *authv1.Token, now time.Time) (Principal, error) {
+	ended := Principal{Kind: auditv1.PrincipalKind_PRINCIPAL_KIND_TOKEN, Name: t.GetName(), ID: t.GetId()}
 	switch {
 	case t.GetRevokeTime() != nil:
-		return Principal{}, unauthenticated("TOKEN_REVOKED", "the token was revoked on %s; ask an admin for another", t.GetRevokeTime().AsTime().Format(time.DateOnly))
+		return ended, unauthenticated("TOKEN_REVOKED", "the token was revoked on %s; ask an admin for another", t.GetRevokeTime().AsTime().Format(time.DateOnly))
 	case t.GetExpireTime() == nil || !now.Before(t.GetExpireTime().AsTime()):
-		return Principal{}, unauthenticated("TOKEN_EXPIRED", "the token has expired on %s; ask an admin for another", t.GetExpireTime().AsTime().Format(time.DateOnly))
+		return ended, unauthenticated("TOKEN_EXPIRED", "the token has expired on %s; ask an admin for another", t.GetExpireTime().AsTime().Format(time.DateOnly))
 	}
 	return Principal{
 		Kind: auditv1.PrincipalKind_PRINCIPAL_KIND_TOKEN, Name: t.GetName(), ID: t.GetId(), Role: t.GetRole(), Accounts: t.GetAccounts(), Expire: t.GetExpireTime().AsTime(),

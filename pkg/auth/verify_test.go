@@ -110,8 +110,11 @@ func TestVerify(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Nanosecond)
-		_, err = verify(short)
+		p, err = verify(short)
 		want(t, err, "TOKEN_EXPIRED", short)
+		if p.ID != "1" || p.Role != authv1.Role_ROLE_UNSPECIFIED {
+			t.Errorf("the audit log hears of %+v", p)
+		}
 	})
 }
 

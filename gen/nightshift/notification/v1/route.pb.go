@@ -38,7 +38,7 @@ type Route struct {
 	// Filter as in AIP-160 over event (such as "FindingOpened" or "RunAlertRaised") and, for findings, category, severity, rule_id,
 	// account, region, owner, monthly_cost (upper bound, USD), monthly_cost_low, resource_type, resource_id, resource_name, title, state,
 	// acknowledged, tags, cause, for runs, job, kind and run_state and, for components, component and component_state, such as
-	// `event = "FindingOpened" AND (severity >= "HIGH" OR monthly_cost > 500)`. A field that an event does not have matches nothing.
+	// `severity >= "HIGH" OR monthly_cost > 500`. A field that an event does not have matches nothing.
 	// A filter that does not ask for event takes what people need to act on: findings that open, come back, are resolved, are exempted or
 	// rise in severity, FindingsHeld, RunAlertRaised and ComponentChanged. Empty: all of that.
 	Filter string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
