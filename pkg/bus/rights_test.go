@@ -562,7 +562,7 @@ func TestNobodyMayDoMore(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer nc.Close()
-			for _, a := range append(tries, attempt{subject: last}) {
+			for _, a := range slices.Concat(tries, []attempt{{subject: last}}) {
 				if a.subscribe {
 					_, err = nc.SubscribeSync(a.subject)
 				} else {

@@ -118,6 +118,9 @@ func TestExplanationIsWhatHappens(t *testing.T) {
 	if got := explain("", epoch); len(got) != 1 || !strings.HasPrefix(got[0], "all: ") {
 		t.Errorf("with a new route that takes all, it is explained as\n%s", strings.Join(got, "\n"))
 	}
+	if _, err := w.config.DeleteRoute(t.Context(), &notificationv1.DeleteRouteRequest{Name: "all"}); err != nil {
+		t.Fatal(err)
+	}
 	for _, bad := range []*notificationv1.ExplainNotificationRequest{{FindingId: id, Event: "FindingOpend"}, {FindingId: id, Event: "RunAlertRaised"}, {FindingId: id, Time: &timestamppb.Timestamp{Seconds: -1 << 60}}} {
 		if _, err := w.service.ExplainNotification(t.Context(), bad); !errors.Is(err, errs.InvalidArgument) {
 			t.Errorf("%v: %v", bad, err)
