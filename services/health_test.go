@@ -269,8 +269,23 @@ func TestComponentsOfAnInstallation(t *testing.T) {
 		}
 		return out
 	}
+	// What changed is told before time passes, or it would have waited for so long.
+	later := func(d time.Duration) {
+		t.Helper()
+		for {
+			r, err := healthv1.NewHealthStateServiceClient(w.host.Dial("persistence")).GetDatabase(ctx, &healthv1.GetDatabaseRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.GetOutbox() == 0 {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		w.ahead.Add(int64(d))
+	}
 	look()
-	w.ahead.Add(int64(30 * time.Minute)) // half of the interval: another look
+	later(30 * time.Minute) // half of the interval: another look
 	got := look()
 	well, ill := w.server.Estate().Accounts[0], w.server.Estate().Accounts[1]
 	for name, want := range map[string]healthv1.ComponentState{
@@ -291,7 +306,7 @@ func TestComponentsOfAnInstallation(t *testing.T) {
 	if _, err := accounts.DeleteAccount(ctx, &accountv1.DeleteAccountRequest{Id: ill.ID}); err != nil {
 		t.Fatal(err)
 	}
-	w.ahead.Add(int64(30 * time.Minute))
+	later(30 * time.Minute)
 	if _, there := look()["account/"+ill.ID]; there {
 		t.Error("an account that was removed is still a component")
 	}
